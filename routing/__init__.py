@@ -1,0 +1,1 @@
+"""What should happen? Decisions, prices and scores as plain functions: no I/O, no clock, no network."""

@@ -1,0 +1,1 @@
+"""The frontier client: providers in order behind one retry budget, one deadline and a breaker each."""
