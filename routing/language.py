@@ -1,0 +1,167 @@
+"""Tell scripts apart by their characters, and languages where that or a handful of common words makes it clear.
+
+Nothing is guessed: an unclear text has no script and no language (None).
+"""
+
+from bisect import bisect_right
+from collections import Counter
+from enum import StrEnum
+
+from routing.text import edges, words
+
+
+class Script(StrEnum):
+    """A writing system, as far as it tells languages apart."""
+
+    LATIN = "latin"
+    GREEK = "greek"
+    CYRILLIC = "cyrillic"
+    ARMENIAN = "armenian"
+    HEBREW = "hebrew"
+    ARABIC = "arabic"
+    DEVANAGARI = "devanagari"
+    BENGALI = "bengali"
+    TAMIL = "tamil"
+    TELUGU = "telugu"
+    THAI = "thai"
+    GEORGIAN = "georgian"
+    HANGUL = "hangul"
+    KANA = "kana"  # Japanese: kana, alone or mixed with Han
+    HAN = "han"  # Chinese: Han without kana
+
+
+# Unicode blocks that hold letters, in order; a character in no range is not a letter.
+RANGES: tuple[tuple[int, int, Script], ...] = (
+    (0x41, 0x5A, Script.LATIN),
+    (0x61, 0x7A, Script.LATIN),
+    (0xC0, 0x24F, Script.LATIN),
+    (0x370, 0x3FF, Script.GREEK),
+    (0x400, 0x52F, Script.CYRILLIC),
+    (0x530, 0x58F, Script.ARMENIAN),
+    (0x591, 0x5F4, Script.HEBREW),
+    (0x610, 0x6D5, Script.ARABIC),
+    (0x750, 0x77F, Script.ARABIC),
+    (0x900, 0x97F, Script.DEVANAGARI),
+    (0x980, 0x9FF, Script.BENGALI),
+    (0xB80, 0xBFF, Script.TAMIL),
+    (0xC00, 0xC7F, Script.TELUGU),
+    (0xE01, 0xE4E, Script.THAI),
+    (0x10A0, 0x10FF, Script.GEORGIAN),
+    (0x1100, 0x11FF, Script.HANGUL),
+    (0x1E00, 0x1EFF, Script.LATIN),
+    (0x1F00, 0x1FFF, Script.GREEK),
+    (0x3041, 0x30FA, Script.KANA),
+    (0x3400, 0x4DBF, Script.HAN),
+    (0x4E00, 0x9FFF, Script.HAN),
+    (0xAC00, 0xD7A3, Script.HANGUL),
+    (0xF900, 0xFAFF, Script.HAN),
+    (0x20000, 0x323AF, Script.HAN),
+)
+STARTS = [start for start, _, _ in RANGES]
+
+# One character of these says about as much as three letters of an alphabet, so it counts three times.
+DENSE = {Script.HAN, Script.KANA, Script.HANGUL}
+DENSE_WEIGHT = 3
+CLEAR_SHARE = 0.8  # of all letters in one script
+CLEAR_LETTERS = 8  # fewer say nothing: "OK", a name, an abbreviation
+
+# Scripts that one language of wide use owns.
+LANGUAGE_OF = {
+    Script.GREEK: "el",
+    Script.ARMENIAN: "hy",
+    Script.HEBREW: "he",
+    Script.BENGALI: "bn",
+    Script.TAMIL: "ta",
+    Script.TELUGU: "te",
+    Script.THAI: "th",
+    Script.GEORGIAN: "ka",
+    Script.HANGUL: "ko",
+    Script.KANA: "ja",
+    Script.HAN: "zh",
+}
+
+# Frequent function words, for scripts that several languages share.
+_COMMON_WORDS: dict[Script, dict[str, str]] = {
+    Script.LATIN: {
+        "en": "the of and to is are was that this what which how why with for from you your it i my have has can does "
+        "do not be an as at by they we there would should",
+        "de": "der die das und ist nicht ein eine einen einem dem den des mit für auf von zu wie was ich du sie wir es "
+        "im auch sind wird kann bitte warum zum zur",
+        "fr": "le la les un une des et est que qui dans pour avec pas ne je vous nous il elle sur au aux du ce cette "
+        "comment pourquoi quel quelle sont mon ma",
+        "es": "el la los las un una y es que en para con no por cómo qué cuál del al se su lo más esta este son como "
+        "me mi está porque",
+        "it": "il lo la gli le un una e è che di per con non come cosa qual del della dei nel nella sono questo questa "
+        "perché mi più",
+        "pt": "o os as um uma e é que em para com não por como qual do da dos das no na se seu sua mais este esta são "
+        "você está porque",
+        "nl": "de het een en is niet van in op met voor dat wat hoe ik je jij u wij zijn wordt kan naar ook er aan om "
+        "waarom deze dit",
+    },
+    Script.CYRILLIC: {
+        "ru": "и в не на что как это я с по из для ты мы он она или но есть был почему какой мне все так меня чем",
+        "uk": "і в не на що як це я з по із для ти ми він вона або але є був чому який мені все так мене та",
+        "bg": "и в не на че как това аз с по от за ти ние той тя или но има беше защо какъв ми всичко така са да",
+    },
+    Script.DEVANAGARI: {
+        "hi": "है हैं के का की में और को से क्या यह कैसे पर नहीं था एक",
+        "mr": "आहे आहेत आणि काय मध्ये हे ते कसे नाही होते एक या",
+    },
+}
+COMMON_WORDS = {
+    script: {code: frozenset(common.split()) for code, common in languages.items()}
+    for script, languages in _COMMON_WORDS.items()
+}
+MIN_COMMON_WORDS = 3  # hits before a language counts as clear
+CLEAR_FACTOR = 2  # times as many hits as the runner-up
+PERSIAN_LETTERS = frozenset("پچژگ")
+URDU_LETTERS = frozenset("ٹڈڑںے")
+
+
+def script_weights(text: str) -> Counter[Script]:
+    """Letters by script, a dense character counting three times; kana claim the Han characters around them."""
+    weights: Counter[Script] = Counter()
+    for char, count in Counter(text).items():
+        code = ord(char)
+        at = bisect_right(STARTS, code) - 1
+        if at >= 0 and code <= RANGES[at][1]:
+            script = RANGES[at][2]
+            weights[script] += count * (DENSE_WEIGHT if script in DENSE else 1)
+    if weights[Script.KANA] * 10 >= weights[Script.HAN]:
+        weights[Script.KANA] += weights.pop(Script.HAN, 0)
+    return +weights
+
+
+def clear_script(text: str) -> Script | None:
+    """The script of a text, or None when it has too few letters or mixes scripts."""
+    weights = script_weights(text)
+    if not weights:
+        return None
+    script, weight = weights.most_common(1)[0]
+    return script if weight >= CLEAR_LETTERS and weight >= CLEAR_SHARE * weights.total() else None
+
+
+def common_word_hits(text: str, script: Script) -> Counter[str]:
+    """How many words of a text are common in each language of a script."""
+    counts = Counter(words(text.lower()))
+    languages = COMMON_WORDS.get(script, {})
+    return Counter({code: sum(counts[word] for word in common) for code, common in languages.items()})
+
+
+def language(text: str) -> str | None:
+    """ISO 639-1 code of a text when it is clear, else None. Reads the edges of a long text only."""
+    text = edges(text)
+    script = clear_script(text)
+    if script is None:
+        return None
+    if script in LANGUAGE_OF:
+        return LANGUAGE_OF[script]
+    if script is Script.ARABIC:
+        letters = set(text)
+        if letters & URDU_LETTERS:
+            return "ur"
+        if letters & PERSIAN_LETTERS:
+            return "fa"
+        return "ar" if "ال" in text else None
+    first, second = (*common_word_hits(text, script).most_common(2), ("", 0), ("", 0))[:2]
+    return first[0] if first[1] >= MIN_COMMON_WORDS and first[1] >= CLEAR_FACTOR * second[1] else None

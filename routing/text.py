@@ -1,0 +1,55 @@
+"""Reach the texts of a request. Never raises on odd shapes: logged bodies are read years later."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from routing.schema import Api
+
+EDGE_CHARS = 4096  # what the rules read of either end: about 1,000 tokens, where instructions stand in long prompts
+
+# Not \w+: it would cut words at the vowel signs of Indic scripts.
+_WORD = re.compile(r"[^\s\d.,;:!?¿¡\"'`’«»„“”()\[\]{}<>*_/\\|=+।、。，！？-]+")
+
+
+def last_user_text(body: Mapping[str, Any], api: Api) -> str:
+    """The last user message of a chat, or the (first) prompt of a completion; "" when there is none."""
+    if api is Api.COMPLETIONS:
+        prompt = body.get("prompt")
+        if isinstance(prompt, list):
+            prompt = prompt[0] if prompt else None
+        return prompt if isinstance(prompt, str) else ""
+    return next(iter(texts_of("user", body, newest_first=True)), "")
+
+
+def texts_of(role: str, body: Mapping[str, Any], *, newest_first: bool = False) -> list[str]:
+    """The texts of every message of one role; `system` takes the newer name `developer` along."""
+    roles = {"system", "developer"} if role == "system" else {role}
+    found = [content_text(m.get("content")) for m in messages_of(body) if m.get("role") in roles]
+    return found[::-1] if newest_first else found
+
+
+def messages_of(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The messages of a chat; [] for a completion."""
+    messages = body.get("messages")
+    return [m for m in messages if isinstance(m, Mapping)] if isinstance(messages, list) else []
+
+
+def content_text(content: Any) -> str:
+    """The text of a message: a string, or the text parts of a list, one a line."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return ""
+    parts = [p.get("text") for p in content if isinstance(p, Mapping)]
+    return "\n".join(p for p in parts if isinstance(p, str))
+
+
+def edges(text: str) -> str:
+    """Head and tail of a text, at most 2 * EDGE_CHARS characters and a line break, so that rules take bounded time."""
+    return text if len(text) <= 2 * EDGE_CHARS else f"{text[:EDGE_CHARS]}\n{text[-EDGE_CHARS:]}"
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in order: runs of anything but space, digits and punctuation; case is kept."""
+    return _WORD.findall(text)
