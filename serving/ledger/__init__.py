@@ -1,1 +1,8 @@
-"""The exactly-once attempt ledger: one row per request, one per attempt, settled in `finally`."""
+"""The exactly-once attempt ledger: one row per request, one per attempt, settled in `finally`.
+
+config.py   where rows go and what happens when they cannot
+writer.py   Ledger: record() on the request path, a thread that writes batches
+store.py    the database, SQLite or Postgres, through one data layer: tables.py, rows.py, migrations/
+spool.py    where rows wait while the database is away
+reader.py   tail, ranges and totals; export.py moves them as JSONL, render.py prints one line each
+"""

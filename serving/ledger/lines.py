@@ -1,0 +1,18 @@
+"""One request as one line of JSON: the format of the spool and of exports."""
+
+import json
+
+from routing.schema import RequestRecord
+
+
+def to_line(record: RequestRecord) -> bytes:
+    """UTF-8 JSON without a line break. Text that is not Unicode (lone surrogates) is escaped, never an error."""
+    try:
+        return record.model_dump_json().encode()
+    except ValueError:
+        return json.dumps(record.model_dump(mode="json")).encode("ascii")
+
+
+def from_line(line: bytes | str) -> RequestRecord:
+    """The record of a line. Raises ValueError (pydantic's ValidationError) when it is none."""
+    return RequestRecord.model_validate_json(line)

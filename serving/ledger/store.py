@@ -1,0 +1,147 @@
+"""The ledger's database: SQLite (WAL) on one machine, Postgres in a cluster, through one data layer.
+
+Inserting is idempotent by primary key, so a batch that may or may not have been committed is simply written again.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config as AlembicConfig
+from sqlalchemy import Connection, Engine, Executable, Table, create_engine, event, select, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
+
+from routing.schema import RequestRecord
+from serving.errors import ConfigInvalid
+from serving.ledger.config import LedgerConfig
+from serving.ledger.rows import attempt_rows, request_row
+from serving.ledger.tables import attempts, requests
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_MIGRATION_LOCK = 0x7469657277697365  # "tierwise"; any number that no other user of the database takes
+_MIGRATING = threading.Lock()  # alembic keeps its context in module globals
+_BAD_ROW = (DataError, IntegrityError, ValueError, TypeError, OverflowError)
+
+
+class StorageDown(Exception):
+    """The database cannot take rows now: away, locked, full or damaged. The same rows may go in later."""
+
+
+class RowRefused(Exception):
+    """The database is fine, but it will never take one of these rows."""
+
+
+def open_engine(config: LedgerConfig, *, read_only: bool = False) -> Engine:
+    """An engine for the ledger's database; connects on first use. Raises ConfigInvalid when the driver is missing."""
+    if config.sqlite_path is None:
+        try:
+            return create_engine(config.url, pool_pre_ping=True, pool_size=2)
+        except ModuleNotFoundError as error:
+            raise ConfigInvalid(f"{config.url} needs the package psycopg: pip install 'psycopg[binary]'") from error
+    engine = create_engine(config.url, connect_args={"timeout": config.busy_timeout_s, "check_same_thread": False})
+    # sqlite3 opens transactions by its own rules and leaves DDL out of them; here BEGIN is said aloud. Writers take the
+    # write lock at once, so that two processes queue for it instead of failing half-way.
+    begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
+
+    @event.listens_for(engine, "connect")
+    def _set_up(connection: sqlite3.Connection, _record: Any) -> None:
+        connection.isolation_level = None
+        connection.execute("PRAGMA foreign_keys=ON")
+        if read_only:
+            connection.execute("PRAGMA query_only=ON")
+            return
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute(
+            "PRAGMA synchronous=NORMAL"
+        )  # WAL: a killed process loses nothing, a power cut the last moments
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def migrations(connection: Connection) -> AlembicConfig:
+    """Alembic's configuration for this connection; no ini file."""
+    config = AlembicConfig()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.attributes["connection"] = connection
+    return config
+
+
+def insert_new(table: Table, dialect_name: str) -> Executable:
+    """INSERT that leaves rows alone whose primary key is there already."""
+    if dialect_name == "postgresql":
+        return postgresql.insert(table).on_conflict_do_nothing(index_elements=list(table.primary_key))
+    return sqlite.insert(table).on_conflict_do_nothing(index_elements=list(table.primary_key))
+
+
+class Store:
+    """Writes rows. Used by one thread at a time."""
+
+    def __init__(self, config: LedgerConfig) -> None:
+        self._path = config.sqlite_path
+        self._engine = open_engine(config)
+        self._insert_requests = insert_new(requests, self._engine.dialect.name)
+        self._insert_attempts = insert_new(attempts, self._engine.dialect.name)
+
+    def migrate(self, revision: str = "head") -> None:
+        """Create or upgrade the schema; processes that start together take turns. Raises StorageDown."""
+        try:
+            if self._path is not None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+            with _MIGRATING, self._engine.begin() as connection:
+                if connection.dialect.name == "postgresql":
+                    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+                command.upgrade(migrations(connection), revision)
+        except Exception as error:  # alembic raises its own kinds too, e.g. for a schema newer than this code
+            raise StorageDown(_reason(error)) from error
+
+    def probe(self) -> None:
+        """Reach the tables. Raises StorageDown."""
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(select(requests.c.request_id).limit(1))
+        except Exception as error:
+            raise StorageDown(_reason(error)) from error
+
+    def insert(self, records: Sequence[RequestRecord]) -> None:
+        """Write these requests and their attempts in one transaction, all or none; those already there are left alone.
+
+        Raises StorageDown when the database cannot take rows, RowRefused when it cannot take one of these.
+        """
+        try:
+            request_rows = [request_row(record) for record in records]
+            all_attempts = [row for record in records for row in attempt_rows(record)]
+            with self._engine.begin() as connection:
+                if request_rows:
+                    connection.execute(self._insert_requests, request_rows)
+                if all_attempts:
+                    connection.execute(self._insert_attempts, all_attempts)
+        except Exception as error:
+            bound_badly = isinstance(error, StatementError) and not isinstance(error, DBAPIError)
+            if bound_badly or isinstance(error, _BAD_ROW):
+                raise RowRefused(_reason(error)) from error
+            raise StorageDown(_reason(error)) from error
+
+    def dispose(self) -> None:
+        """Close the connections."""
+        self._engine.dispose()
+
+
+def _reason(error: BaseException) -> str:
+    """One line without the statement's parameters, which hold users' data."""
+    cause = error.orig if isinstance(error, StatementError) and error.orig is not None else error
+    first_line = (str(cause).splitlines() or [""])[0]
+    return f"{type(cause).__name__}: {first_line}"
+
+
+def describe(url: str) -> str:
+    """The database's address for logs; a password, should one ever be in it, is masked."""
+    return make_url(url).render_as_string(hide_password=True)
