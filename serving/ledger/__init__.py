@@ -4,5 +4,11 @@ config.py   where rows go and what happens when they cannot
 writer.py   Ledger: record() on the request path, a thread that writes batches
 store.py    the database, SQLite or Postgres, through one data layer: tables.py, rows.py, migrations/
 spool.py    where rows wait while the database is away
-reader.py   tail, ranges and totals; export.py moves them as JSONL, render.py prints one line each
+reader.py   tail, ranges and totals; render.py makes one line of a request, export.py and lines.py move them as JSONL
 """
+
+from serving.ledger.config import LedgerConfig
+from serving.ledger.reader import LedgerReader
+from serving.ledger.writer import Ledger
+
+__all__ = ["Ledger", "LedgerConfig", "LedgerReader"]

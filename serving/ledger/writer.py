@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Self
 
@@ -41,11 +41,12 @@ class LedgerCounts:
 
 
 class Ledger:
-    """Books requests. One per process: `with Ledger(config) as ledger:`, or start() and close()."""
+    """Books requests. One per process; it writes from the moment it is made until it is closed."""
 
     def __init__(self, config: LedgerConfig, on_unknown_price: UnknownPriceHook | None = None) -> None:
         """on_unknown_price(provider, model): called from the writer thread, at most once per model and interval.
 
+        The schema is created or upgraded as soon as the database answers; until then rows wait.
         Raises ConfigInvalid when the database's driver is not installed.
         """
         self.counts = LedgerCounts()
@@ -65,13 +66,9 @@ class Ledger:
         self._retry_at_s = 0.0
         self._held: list[RequestRecord] = []  # neither the database nor the disk takes them now
         self._alarmed: dict[tuple[str, str], float] = {}
-
-    def start(self) -> None:
-        """Begin to write. The schema is created or upgraded as soon as the database answers."""
         self._thread.start()
 
     def __enter__(self) -> Self:
-        self.start()
         return self
 
     def __exit__(
@@ -107,6 +104,11 @@ class Ledger:
         """Bytes on disk that are not in the database yet."""
         return self._spool.size_bytes
 
+    def counters(self) -> dict[str, float]:
+        """Everything that can be counted of the ledger, by name, for telemetry."""
+        gauges = {"queued": float(self.queued), "spool_bytes": float(self.spool_bytes), "up": float(self.is_up)}
+        return gauges | {name: float(value) for name, value in asdict(self.counts).items()}
+
     def wait_up(self, timeout_s: float) -> bool:
         """Block until the database takes rows; False when it did not in time."""
         return self._up.wait(timeout_s)
@@ -122,10 +124,6 @@ class Ledger:
         """Write what waits, then stop; False when it took too long. Rows recorded later go to the spool."""
         self._close_by_s = time.perf_counter() + timeout_s
         self._wake.set()
-        if self._thread.ident is None:  # never started
-            self._closed = True
-            self._empty_into_spool()
-            return True
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 

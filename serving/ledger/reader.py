@@ -1,0 +1,211 @@
+"""Reads the ledger while it is being written: the latest rows, ranges in bounded memory, totals."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from operator import itemgetter
+
+from sqlalchemy import ColumnElement, Engine, and_, case, func, or_, select, true
+
+from routing.schema import AttemptKind, AttemptOutcome, Record, RequestOutcome, RequestRecord, Tier
+from serving.errors import ConfigInvalid
+from serving.ledger import render
+from serving.ledger.config import LedgerConfig
+from serving.ledger.rows import record_from_rows
+from serving.ledger.store import open_engine
+from serving.ledger.tables import attempts, requests
+
+_PAGE = 500  # rows per query: about 1 MB, and no transaction is open while the caller works on them
+_LATE = timedelta(
+    minutes=15
+)  # `at` is a request's start; it is booked when it ends, later if it went through the spool
+
+Instant = datetime | str
+_WASTED = (
+    AttemptOutcome.REJECTED,
+    AttemptOutcome.ABORTED,
+    AttemptOutcome.CANCELLED,
+    AttemptOutcome.FAILED,
+    AttemptOutcome.BROKEN,
+)
+
+
+class LedgerTotals(Record):
+    """Sums over a range of requests. Dollars of unknown rows are in no sum; how many those were stands beside it.
+
+    saved_usd is signed and counts only requests whose cost and baseline are both known; wasted_usd are attempts whose
+    answer nobody got, and is part of cost_usd.
+    """
+
+    requests: int
+    outcomes: dict[RequestOutcome, int]
+    served: dict[Tier, int]
+    drafts_judged: int
+    drafts_rejected: int
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float
+    cost_unknown: int
+    cost_usd_by_kind: dict[AttemptKind, float]
+    wasted_usd: float
+    baseline_cost_usd: float
+    baseline_unknown: int
+    saved_usd: float
+
+
+class LedgerReader:
+    """Reads in transactions of its own, so writers neither wait for it nor make it wait."""
+
+    def __init__(self, config: LedgerConfig) -> None:
+        """Raises ConfigInvalid when there is no ledger yet, or the database's driver is not installed."""
+        path = config.sqlite_path
+        if path is not None and not path.exists():
+            raise ConfigInvalid(f"no ledger at {path}: it is made when the stack first starts")
+        self._engine: Engine = open_engine(config, read_only=True)
+
+    def requests(
+        self, since: Instant | None = None, until: Instant | None = None, tenant: str | None = None
+    ) -> Iterator[RequestRecord]:
+        """Requests with all their attempts, oldest first: since <= at < until. Holds one page in memory.
+
+        Instants are datetimes or ISO 8601, in UTC when they name no offset. Raises ConfigInvalid for other strings.
+        """
+        where = _range(since, until, tenant)
+        while True:
+            page = self._page(where, newest_first=False, limit=_PAGE)
+            yield from page
+            if len(page) < _PAGE:
+                return
+            at, request_id = page[-1].at, page[-1].request_id
+            after = or_(requests.c.at > at, requests.c.request_id > request_id)
+            where = [*_range(at, until, tenant), after]
+
+    def latest(self, n: int, tenant: str | None = None) -> list[RequestRecord]:
+        """The n requests that began last, oldest first."""
+        return self._page(_range(None, None, tenant), newest_first=True, limit=n)[::-1]
+
+    def follow(
+        self, n: int, poll_s: float = 0.5, stop: threading.Event | None = None, tenant: str | None = None
+    ) -> Iterator[RequestRecord]:
+        """The latest n requests, then every further one as it is booked, until `stop` is set or the caller leaves.
+
+        Requests end in another order than they began, so each look goes back a quarter of an hour.
+        """
+        stop = stop or threading.Event()
+        seen: dict[str, datetime] = {}
+        page = self.latest(n, tenant)
+        horizon: datetime | None = None
+        while True:
+            for record in page:
+                at = datetime.fromisoformat(record.at)
+                if record.request_id not in seen:
+                    seen[record.request_id] = at
+                    yield record
+                horizon = at - _LATE if horizon is None else max(horizon, at - _LATE)
+            seen = {request_id: at for request_id, at in seen.items() if horizon is None or at >= horizon}
+            if stop.wait(poll_s):
+                return
+            page = list(self.requests(since=horizon, tenant=tenant))
+
+    def tail(self, n: int, follow: bool = False, stop: threading.Event | None = None) -> Iterator[str]:
+        """The latest requests as lines for people, headed; with follow for as long as the caller listens."""
+        yield render.HEADER
+        for record in self.follow(n, stop=stop) if follow else self.latest(n):
+            yield render.line(record)
+
+    def totals(
+        self, since: Instant | None = None, until: Instant | None = None, tenant: str | None = None
+    ) -> LedgerTotals:
+        """Sums over since <= at < until, computed by the database."""
+        where = and_(true(), *_range(since, until, tenant))
+        r, a = requests.c, attempts.c
+        joined = attempts.join(requests, r.request_id == a.request_id)
+        zero = 0.0
+        with self._engine.connect() as connection:
+            sums = connection.execute(
+                select(
+                    func.count(),
+                    func.count(r.accepted),
+                    func.coalesce(func.sum(case((r.accepted.is_(False), 1), else_=0)), 0),
+                    func.coalesce(func.sum(r.baseline_cost_usd), zero),
+                    func.count() - func.count(r.cost_usd),
+                    func.count() - func.count(r.baseline_cost_usd),
+                    func.coalesce(func.sum(r.baseline_cost_usd - r.cost_usd), zero),
+                ).where(where)
+            ).one()
+            outcomes = connection.execute(select(r.outcome, func.count()).where(where).group_by(r.outcome)).all()
+            served = connection.execute(
+                select(r.served_tier, func.count()).where(where, r.served_tier.is_not(None)).group_by(r.served_tier)
+            ).all()
+            by_kind = connection.execute(
+                select(
+                    a.kind,
+                    func.coalesce(func.sum(a.cost_usd), zero),
+                    func.coalesce(func.sum(case((a.outcome.in_(_WASTED), a.cost_usd), else_=zero)), zero),
+                    func.coalesce(func.sum(a.input_tokens), 0),
+                    func.coalesce(func.sum(a.output_tokens), 0),
+                )
+                .select_from(joined)
+                .where(where)
+                .group_by(a.kind)
+            ).all()
+        n, judged, rejected, baseline_usd, cost_unknown, baseline_unknown, saved_usd = sums
+        return LedgerTotals(
+            requests=n,
+            outcomes={RequestOutcome(name): count for name, count in outcomes},
+            served={Tier(name): count for name, count in served},
+            drafts_judged=judged,
+            drafts_rejected=rejected,
+            input_tokens=sum(row[3] for row in by_kind),
+            output_tokens=sum(row[4] for row in by_kind),
+            cost_usd=sum(row[1] for row in by_kind),
+            cost_unknown=cost_unknown,
+            cost_usd_by_kind={AttemptKind(row[0]): row[1] for row in by_kind},
+            wasted_usd=sum(row[2] for row in by_kind),
+            baseline_cost_usd=baseline_usd,
+            baseline_unknown=baseline_unknown,
+            saved_usd=saved_usd,
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._engine.dispose()
+
+    def _page(self, where: Sequence[ColumnElement[bool]], *, newest_first: bool, limit: int) -> list[RequestRecord]:
+        order = [column.desc() if newest_first else column.asc() for column in (requests.c.at, requests.c.request_id)]
+        with self._engine.connect() as connection:
+            found = connection.execute(select(requests).where(*where).order_by(*order).limit(limit))
+            rows = [row._asdict() for row in found]
+            tried = connection.execute(
+                select(attempts)
+                .where(attempts.c.request_id.in_([row["request_id"] for row in rows]))
+                .order_by(attempts.c.request_id, attempts.c.ordinal)
+            )
+            by_request = {
+                request_id: list(group)
+                for request_id, group in groupby((row._asdict() for row in tried), itemgetter("request_id"))
+            }
+        return [record_from_rows(row, by_request.get(row["request_id"], [])) for row in rows]
+
+
+def _range(since: Instant | None, until: Instant | None, tenant: str | None) -> list[ColumnElement[bool]]:
+    where: list[ColumnElement[bool]] = []
+    if since is not None:
+        where.append(requests.c.at >= _utc(since))
+    if until is not None:
+        where.append(requests.c.at < _utc(until))
+    if tenant is not None:
+        where.append(requests.c.tenant == tenant)
+    return where
+
+
+def _utc(instant: Instant) -> datetime:
+    if isinstance(instant, str):
+        try:
+            instant = datetime.fromisoformat(instant)
+        except ValueError as error:
+            raise ConfigInvalid(
+                f"{instant!r} is no moment in ISO 8601, such as 2026-11-21T13:00 or 2026-11-21"
+            ) from error
+    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
