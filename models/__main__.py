@@ -1,0 +1,54 @@
+"""The commands of models/: `python -m models COMMAND`.
+
+A command is a line in COMMANDS and a module with `add_arguments(parser)` and `run(args) -> str`, where the string is
+what goes to stdout. A module is imported only when its command is called, so one may import torch at its top.
+"""
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Never
+
+from models.errors import ModelsError
+
+COMMANDS = {
+    # name: (module, what it does)
+    "fetch": ("models.fetch", "download, check and convert the weights of models in the catalog"),
+    "list": ("models.listing", "show the models of the catalog and which are ready"),
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command. 0: done; 1: it failed for a reason that was printed; 2: the command line is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m models", description="Weights, training and promotion.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (module, does) in COMMANDS.items():
+        subparser = commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
+        if argv and argv[0] == name:
+            import_module(module).add_arguments(subparser)
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for chatty in ("httpx", "filelock", "huggingface_hub"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        print(import_module(COMMANDS[args.command][0]).run(args))
+    except ModelsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _stop(signum: int, frame: object) -> Never:
+    """End as Ctrl-C does, so that child processes and half-made files go too."""
+    sys.exit(128 + signum)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
