@@ -1,0 +1,444 @@
+"""Our own engines on Ray Serve: one deployment class for tier 1 and the router, and the tiers that call it.
+
+`Engine` runs in the replica, next to the model; `RayTier1` and `RayRouter` run wherever the cascade does and hold a
+handle. vLLM is imported in the replica alone (serving/vllm_adapter.py).
+"""
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from contextlib import aclosing
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import Field
+from ray import serve
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    RayServeException,
+    ReplicaUnavailableError,
+)
+from ray.serve.handle import DeploymentHandle
+
+from routing.cost import SharedClock
+from routing.schema import Api, Record, ToolCall, Usage
+from serving.errors import ConfigInvalid, QueueFull, RouterFailed, StackError, Tier1Failed
+from serving.router_prompt import RouterPrompts, encode
+from serving.tiers import Call, Frame, RouterScore
+
+if TYPE_CHECKING:
+    from serving.vllm_adapter import Evidence, Step
+
+GIB = 1024**3
+QUEUE_RETRY_AFTER_S = 1.0
+
+# Foreign exception -> is the request refused for lack of room, or has the engine failed? First row that matches.
+RAY_ERRORS: tuple[tuple[type[Exception], bool], ...] = (
+    (BackPressureError, True),
+    (ActorUnavailableError, False),
+    (RayActorError, False),
+    (DeploymentUnavailableError, False),
+    (ReplicaUnavailableError, False),
+    (RayServeException, False),
+    (RayError, False),
+)
+
+
+class EngineConfig(Record):
+    """One of our own engines: which model, how much of the machine it takes, how much it admits."""
+
+    model: str = Field(min_length=1, description="name in the model catalogue; also the model name in answers")
+    model_path: str | None = Field(None, description="folder of the weights; None: looked up in the catalogue at start")
+    replicas: int = Field(1, ge=1)
+    max_context_tokens: int = Field(8192, ge=256, description="prompt and answer together")
+    max_concurrent_requests: int = Field(16, ge=1, description="per replica; more wait in the caller's queue")
+    max_queued_requests: int = Field(32, ge=0, description="waiting per caller; beyond it a request is refused at once")
+    kv_cache_gib: float | None = Field(None, gt=0, description="None: what vLLM finds free (set it on a CPU)")
+    block_size_tokens: int | None = Field(
+        None, ge=1, description="tokens of a KV block; None: vLLM's own (128 on a CPU)"
+    )
+    step_tokens: int | None = Field(
+        None, ge=32, description="most tokens of one engine step; a step cannot be aborted, so it bounds every wait"
+    )
+    dtype: str = "auto"
+    num_gpus: float = Field(0, ge=0, description="per replica")
+    num_cpus: float = Field(0, ge=0, description="Ray's logical CPUs per replica; for placement only")
+    cpu_threads: int | None = Field(None, ge=1, description="OpenMP threads of a CPU engine; None: vLLM binds cores")
+    enforce_eager: bool = Field(False, description="no compilation: starts sooner, generates slower")
+    tool_parser: str | None = Field(None, description="vLLM's name for the model's tool-call format; None: no tools")
+    health_period_s: float = Field(2.0, gt=0, description="how often a dead engine is looked for")
+    probe_after_s: float = Field(15.0, gt=0, description="silence after which health means: generate one token")
+    probe_timeout_s: float = Field(20.0, gt=0, description="an engine that cannot do that in time is unhealthy")
+    engine_args: dict[str, str | int | float | bool] = Field(
+        default_factory=dict, description="further vLLM flags by name, e.g. quantization: fp8; they win"
+    )
+
+    def vllm_flags(self) -> dict[str, str | int | float | bool]:
+        """vLLM's command line for this engine. Raises ConfigInvalid when the model's folder is not known."""
+        if self.model_path is None:
+            raise ConfigInvalid(f"no folder for model {self.model!r}: fetch it first, or set model_path")
+        flags: dict[str, str | int | float | bool | None] = {
+            "model": self.model_path,
+            "served_model_name": self.model,
+            "max_model_len": self.max_context_tokens,
+            "max_num_seqs": self.max_concurrent_requests,
+            "max_num_batched_tokens": self.step_tokens,
+            "kv_cache_memory_bytes": None if self.kv_cache_gib is None else int(self.kv_cache_gib * GIB),
+            "block_size": self.block_size_tokens,
+            "dtype": self.dtype,
+            "enforce_eager": self.enforce_eager,
+            "enable_prefix_caching": True,
+            "enable_prompt_tokens_details": True,
+            "enable_auto_tool_choice": True if self.tool_parser else None,
+            "tool_call_parser": self.tool_parser,
+            "disable_log_stats": True,  # vLLM's own loggers; ours stays on
+        }
+        return {name: value for name, value in flags.items() if value is not None} | self.engine_args
+
+    def environment(self) -> dict[str, str]:
+        """Environment of the engine's processes; it must be set before vLLM is imported.
+
+        Loopback only, no usage reports. With cpu_threads, OpenMP's threads are not bound to cores (several engines share
+        them) and sleep while they wait instead of spinning; Ray alone would allow num_cpus threads.
+        """
+        env = {
+            "VLLM_HOST_IP": "127.0.0.1",
+            "VLLM_NO_USAGE_STATS": "1",
+            "DO_NOT_TRACK": "1",
+            "HF_HUB_OFFLINE": "1",
+            "VLLM_LOGGING_LEVEL": "WARNING",
+        }
+        if self.cpu_threads is not None:
+            env |= {
+                "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+                "OMP_NUM_THREADS": str(self.cpu_threads),
+                "OMP_WAIT_POLICY": "PASSIVE",
+            }
+        return env
+
+
+@dataclass(frozen=True, slots=True)
+class DraftPayload:
+    """What a replica needs of a call, and nothing else of it."""
+
+    api: Api
+    body: Mapping[str, Any]
+    request_id: str
+    prompt_token_ids: list[int]
+    cache_salt: str
+    stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ScorePayload:
+    """One question to the router model; draft is None for a score."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    cache_salt: str
+    draft: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """One replica's load, as vLLM's scheduler last reported it. kv_usage_ratio: KV blocks in use, 0..1."""
+
+    replica_id: str
+    running: int
+    waiting: int
+    kv_usage_ratio: float
+    generated_tokens: int
+    prompt_tokens_queried: int
+    prompt_tokens_cached: int
+    busy_s: float
+
+
+class Engine:
+    """One replica: a vLLM engine, the clock that bills it, and its health. Methods are called through handles."""
+
+    async def __init__(self, config: EngineConfig) -> None:  # type: ignore[misc]  # Serve awaits it
+        from serving.vllm_adapter import VllmEngine  # noqa: PLC0415 - here alone: vLLM takes seconds and a GiB to import
+
+        self._config = config
+        self._replica_id = serve.get_replica_context().replica_id.unique_id
+        self._clock = SharedClock()
+        self._vllm = await VllmEngine.start(config.vllm_flags())
+        self._prompts = RouterPrompts.build(self._vllm.tokenizer, config.max_context_tokens)
+        self._tokens_seen = 0
+        self._proof_at = -math.inf  # perf_counter of the last proof that tokens come out
+        self._n_probes = 0
+        await self.probe()
+
+    def __del__(self) -> None:
+        if engine := getattr(self, "_vllm", None):
+            engine.shutdown()
+
+    async def draft(self, payload: DraftPayload) -> AsyncGenerator[Frame, None]:
+        """Generate; see tiers.DraftEngine. Closing the generator aborts the request in vLLM."""
+        framer = Framer(self._config.model, self._replica_id)
+        ticket = self._clock.enter(time.perf_counter())
+        try:
+            steps = self._vllm.answer(
+                payload.api,
+                payload.body,
+                model=self._config.model,
+                request_id=payload.request_id,
+                prompt_token_ids=payload.prompt_token_ids,
+                cache_salt=payload.cache_salt,
+                stream=payload.stream,
+                failed=Tier1Failed,
+            )
+            async with aclosing(steps):
+                async for step in steps:
+                    share_s = self._clock.share_s(ticket, time.perf_counter())
+                    for frame in framer.frames(step, share_s):
+                        yield frame
+        finally:
+            self._clock.leave(ticket, time.perf_counter())
+
+    async def score(self, payload: ScorePayload) -> RouterScore:
+        """Ask the router model one yes/no question; p_yes is its softmax over both labels."""
+        prompts = self._prompts
+        if payload.draft is None:
+            prompt = prompts.score(payload.prompt_token_ids)
+        else:
+            draft = await asyncio.to_thread(encode, self._vllm.tokenizer, payload.draft)
+            prompt = prompts.judge(payload.prompt_token_ids, draft)
+        ticket = self._clock.enter(time.perf_counter())
+        try:
+            labels = await self._vllm.label_logprobs(
+                prompt,
+                (prompts.labels.yes, prompts.labels.no),
+                request_id=payload.request_id,
+                cache_salt=payload.cache_salt,
+                failed=RouterFailed,
+            )
+        finally:
+            engine_s = self._clock.leave(ticket, time.perf_counter())
+        yes, no = labels.logprobs
+        return RouterScore(
+            p_yes=1 / (1 + math.exp(no - yes)),
+            usage=labels.usage,
+            engine_s=engine_s,
+            replica_id=self._replica_id,
+            model=self._config.model,
+        )
+
+    async def probe(self) -> None:
+        """Generate one token. Raises Tier1Failed when the engine is dead or takes longer than probe_timeout_s."""
+        self._n_probes += 1
+        try:
+            async with asyncio.timeout(self._config.probe_timeout_s):
+                await self._vllm.generate_one(f"probe-{self._n_probes}", failed=Tier1Failed)
+        except TimeoutError as error:
+            raise Tier1Failed(f"no token within {self._config.probe_timeout_s} s: the engine hangs") from error
+        self._proof_at = time.perf_counter()
+
+    async def check_health(self) -> None:
+        """Serve's health hook. A dead engine fails at once; a silent one has to generate a token to be healthy."""
+        if (reason := self._vllm.error) is not None:
+            raise Tier1Failed("the engine is dead") from reason
+        generated = self._vllm.load.generated_tokens
+        if generated != self._tokens_seen:
+            self._tokens_seen, self._proof_at = generated, time.perf_counter()
+        elif time.perf_counter() - self._proof_at > self._config.probe_after_s:
+            await self.probe()
+
+    async def stats(self) -> EngineStats:
+        """The load of this replica."""
+        return EngineStats(
+            replica_id=self._replica_id,
+            busy_s=self._clock.busy_s(time.perf_counter()),
+            **asdict(self._vllm.load),
+        )
+
+    async def render(self, body: dict[str, Any]) -> list[int]:
+        """vLLM's rendering of a chat body; the ingress renders for itself and a test holds it to this."""
+        return await self._vllm.render(body)
+
+    def record_replica_metadata(self) -> dict[str, Any]:
+        """Serve's hook, called once when the replica is ready: what a replica router has to know about its cache."""
+        return {
+            "model": self._config.model,
+            "block_size_tokens": self._vllm.block_size_tokens,
+            "kv_blocks": self._vllm.kv_blocks,
+        }
+
+
+@dataclass(slots=True)
+class Framer:
+    """Turns the engine's steps into frames; one per request. Evidence comes with or before the data it covers."""
+
+    model: str
+    replica_id: str
+    tool_calls: dict[int, dict[int, dict[str, str]]] = field(default_factory=dict)
+
+    def frames(self, step: "Step", engine_s: float) -> list[Frame]:
+        """The frames of one step, in order. engine_s: the request's share of busy seconds so far."""
+        common: dict[str, Any] = {"engine_s": engine_s, "replica_id": self.replica_id, "model": self.model}
+        news = merge_by_choice(step.evidence)
+        if step.data is None:
+            return [Frame(choice=c, **seen, **common) for c, seen in news.items()]
+        body = json.loads(step.data)
+        choices = body.get("choices", [])
+        finished = [self._finish(choice) for choice in choices]
+        usage = usage_of(body.get("usage"))
+        carrier = choices[-1]["index"] if choices else 0  # the choice whose news travel with the data
+        frames = [Frame(choice=c, **seen, **common) for c, seen in news.items() if c != carrier]
+        for choice, ending in zip(choices[:-1], finished[:-1], strict=True):
+            frames.append(Frame(choice=choice["index"], **ending, **common))
+        ending = finished[-1] if finished else {}
+        frames.append(Frame(data=step.data, choice=carrier, usage=usage, **news.get(carrier, {}), **ending, **common))
+        return frames
+
+    def _finish(self, choice: dict[str, Any]) -> dict[str, Any]:
+        """finish_reason and the complete tool calls, when this chunk or body finishes the choice."""
+        calls = self.tool_calls.setdefault(choice["index"], {})
+        message = choice.get("delta") or choice.get("message") or {}
+        for position, call in enumerate(message.get("tool_calls") or ()):
+            whole = calls.setdefault(call.get("index", position), {"name": "", "arguments": ""})
+            function = call.get("function") or {}
+            whole["name"] += function.get("name") or ""
+            whole["arguments"] += function.get("arguments") or ""
+        if choice.get("finish_reason") is None:
+            return {}
+        return {
+            "finish_reason": choice["finish_reason"],
+            "tool_calls": tuple(ToolCall(**calls[index]) for index in sorted(calls)),
+        }
+
+
+def merge_by_choice(evidence: "tuple[Evidence, ...]") -> dict[int, dict[str, Any]]:
+    """The news of each choice as one: text joined, logprobs in order, counts added; keys are Frame's."""
+    merged: dict[int, dict[str, Any]] = {}
+    for item in evidence:
+        seen = merged.setdefault(item.choice, {"text": "", "logprobs": (), "n_tokens": 0})
+        seen["text"] += item.text
+        seen["logprobs"] += item.logprobs
+        seen["n_tokens"] += item.n_tokens
+    return merged
+
+
+def usage_of(usage: Mapping[str, Any] | None) -> Usage | None:
+    """OpenAI's usage object as ours; cached_tokens is None when the engine did not report it."""
+    if usage is None:
+        return None
+    details = usage.get("prompt_tokens_details") or {}
+    return Usage(
+        input_tokens=usage["prompt_tokens"],
+        output_tokens=usage.get("completion_tokens") or 0,
+        cached_tokens=details.get("cached_tokens"),
+    )
+
+
+def engine_deployment(name: str, config: EngineConfig) -> serve.Application:
+    """The Serve application of one engine; `name` is the deployment's. Its handle goes into RayTier1 or RayRouter."""
+    return (
+        serve.deployment(Engine)
+        .options(
+            name=name,
+            num_replicas=config.replicas,
+            max_ongoing_requests=config.max_concurrent_requests,
+            max_queued_requests=config.max_queued_requests,
+            health_check_period_s=config.health_period_s,
+            health_check_timeout_s=config.probe_timeout_s + config.health_period_s,
+            ray_actor_options={
+                "num_cpus": config.num_cpus,
+                "num_gpus": config.num_gpus,
+                "runtime_env": {"env_vars": config.environment()},
+            },
+        )
+        .bind(config)
+    )
+
+
+class RayTier1:
+    """tiers.DraftEngine over a handle of an `Engine` deployment."""
+
+    def __init__(self, handle: DeploymentHandle, config: EngineConfig) -> None:
+        self.model = config.model
+        self.max_context_tokens = config.max_context_tokens
+        self._draft = handle.options(method_name="draft", stream=True)
+        self._probe = handle.options(method_name="probe")
+
+    async def draft(self, call: Call) -> AsyncGenerator[Frame, None]:
+        """See tiers.DraftEngine."""
+        frames = self._draft.remote(
+            DraftPayload(call.api, call.body, call.request_id, call.prompt_token_ids, call.cache_salt, call.stream)
+        )
+        ended = False
+        try:
+            async for frame in frames:
+                yield frame
+            ended = True
+        except asyncio.CancelledError as error:
+            raise_if_ours(error)
+            raise Tier1Failed("the replica gave the request up") from error
+        except Exception as error:
+            ended = True
+            raise from_ray(error, Tier1Failed) from error
+        finally:
+            if not ended:
+                frames.cancel()
+
+    async def probe(self) -> None:
+        """See tiers.DraftEngine."""
+        await called(self._probe.remote(), Tier1Failed)
+
+
+class RayRouter:
+    """tiers.RouterModel over a handle of an `Engine` deployment."""
+
+    def __init__(self, handle: DeploymentHandle, config: EngineConfig) -> None:
+        self.model = config.model
+        self._score = handle.options(method_name="score")
+        self._probe = handle.options(method_name="probe")
+
+    async def score(self, call: Call) -> RouterScore:
+        """See tiers.RouterModel."""
+        payload = ScorePayload(f"{call.request_id}-score", call.prompt_token_ids, call.cache_salt)
+        return cast(RouterScore, await called(self._score.remote(payload), RouterFailed))
+
+    async def judge(self, call: Call, draft: str) -> RouterScore:
+        """See tiers.RouterModel."""
+        payload = ScorePayload(f"{call.request_id}-judge", call.prompt_token_ids, call.cache_salt, draft)
+        return cast(RouterScore, await called(self._score.remote(payload), RouterFailed))
+
+    async def probe(self) -> None:
+        """See tiers.RouterModel."""
+        await called(self._probe.remote(), RouterFailed)
+
+
+async def called(response: Awaitable[Any], failed: type[StackError]) -> Any:
+    """Await a handle call; cancelling the caller cancels the call. Raises ours for Ray's errors."""
+    try:
+        return await response
+    except asyncio.CancelledError as error:
+        response.cancel()  # type: ignore[attr-defined]
+        raise_if_ours(error)
+        raise failed("the replica gave the request up") from error
+    except Exception as error:
+        raise from_ray(error, failed) from error
+
+
+def raise_if_ours(error: asyncio.CancelledError) -> None:
+    """Let a cancellation of this task through; Ray raises the same class when a replica drops a request as it stops."""
+    task = asyncio.current_task()
+    if task is None or task.cancelling():
+        raise error
+
+
+def from_ray(error: Exception, failed: type[StackError]) -> StackError:
+    """Our error for what came out of a handle: the one the replica raised, QueueFull, or `failed`."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(cause, StackError):
+        # A probe of the shared class says Tier1Failed; whoever asked the router hears RouterFailed.
+        return failed(cause.message) if isinstance(cause, Tier1Failed) and failed is not Tier1Failed else cause
+    refused = next((full for theirs, full in RAY_ERRORS if isinstance(cause, theirs)), False)
+    if refused:
+        return QueueFull("every place in the queue is taken; try again soon", retry_after_s=QUEUE_RETRY_AFTER_S)
+    return failed(f"the replica failed: {type(cause).__name__}")

@@ -1,0 +1,468 @@
+"""Everything Tierwise takes from vLLM, in one file: an upgrade fails here and in its contract test, nowhere else.
+
+vLLM's own serving objects render answers (templates, tools, JSON schema, logprobs, usage). Between them and its engine
+sits `WatchedEngine`, which lets every output through and notes what the gate needs to see: text, logprobs, counts.
+"""
+
+import asyncio
+import json
+from argparse import Namespace
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, Self
+
+from pydantic import ValidationError
+from starlette.datastructures import State
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+from vllm.entrypoints.launchers.api_server.entry import run_server
+from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.exceptions import GracefulHTTPError, VLLMClientError, VLLMServerError, VLLMValidationError
+from vllm.inputs.engine import tokens_input
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.metrics.loggers import StatLoggerBase
+from vllm.v1.metrics.stats import IterationStats, SchedulerStats
+
+from routing.schema import Api, Usage
+from serving.errors import ContextLengthExceeded, InvalidRequest, QueueFull, StackError
+
+BUSY_RETRY_AFTER_S = 1.0
+SSE_PREFIX = "data: "
+SSE_END = "[DONE]"
+TOO_LONG = frozenset({"input_tokens", "input_text"})  # `parameter` of vLLM's context length errors
+
+# Foreign exception -> ours; the first row that matches. Whatever is not listed is the engine's failure: the cascade
+# escalates it. ValueError, TypeError and NotImplementedError are how vLLM refuses parameters where it has not moved to
+# its own hierarchy yet; inside the engine they arrive wrapped as EngineGenerateError (a VLLMServerError).
+REFUSALS: tuple[tuple[type[Exception], type[StackError]], ...] = (
+    (GracefulHTTPError, QueueFull),
+    (VLLMClientError, InvalidRequest),
+    (ValidationError, InvalidRequest),
+    (ValueError, InvalidRequest),
+    (TypeError, InvalidRequest),
+    (OverflowError, InvalidRequest),
+    (NotImplementedError, InvalidRequest),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What one engine step added to one choice.
+
+    text: as generated, stop strings and special tokens removed; tool-call markup is still in it.
+    logprobs: natural-log probability of each new token, shape (n_tokens,).
+    """
+
+    choice: int
+    text: str
+    logprobs: tuple[float, ...]
+    n_tokens: int
+    finish_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of an answer: data is a chunk's JSON text or, last and once, the whole body's; None: evidence only."""
+
+    data: str | None
+    evidence: tuple[Evidence, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelLogprobs:
+    """Natural-log probabilities of the label tokens as the next token, in the order they were asked for."""
+
+    logprobs: tuple[float, ...]
+    usage: Usage
+
+
+@dataclass(slots=True)
+class Load:
+    """What vLLM's scheduler last reported, plus totals since the start. kv_usage_ratio: KV blocks in use, 0..1."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_usage_ratio: float = 0.0
+    generated_tokens: int = 0
+    prompt_tokens_queried: int = 0
+    prompt_tokens_cached: int = 0
+
+
+@dataclass(slots=True)
+class Watch:
+    """What the engine said about one request and nobody has taken yet."""
+
+    news: list[Evidence] = field(default_factory=list)
+    error: Exception | None = None
+    outputs: AsyncGenerator[RequestOutput, None] | None = None
+    something: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def see(self, output: RequestOutput) -> None:
+        """Note the new tokens of every choice in a delta output."""
+        for choice in output.outputs:
+            rows = choice.logprobs or ()
+            logprobs = tuple(row[token].logprob for token, row in zip(choice.token_ids, rows, strict=False))
+            if choice.text or choice.token_ids or choice.finish_reason:
+                self.news.append(
+                    Evidence(choice.index, choice.text, logprobs, len(choice.token_ids), choice.finish_reason)
+                )
+        self.something.set()
+
+    def take(self) -> tuple[Evidence, ...]:
+        """The news since the last call."""
+        taken = tuple(self.news)
+        self.news.clear()
+        self.something.clear()
+        return taken
+
+
+class LoadMeter(StatLoggerBase):  # type: ignore[misc]  # vLLM is untyped here
+    """Keeps the last scheduler report, so that asking for the load costs nothing."""
+
+    def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
+        self.load = Load()
+
+    def record(
+        self,
+        scheduler_stats: SchedulerStats | None,
+        iteration_stats: IterationStats | None,
+        mm_cache_stats: Any = None,
+        engine_idx: int = 0,
+    ) -> None:
+        """Called by vLLM after every engine step, also after the one that drops an aborted request."""
+        if scheduler_stats is not None:
+            self.load.running = scheduler_stats.num_running_reqs
+            self.load.waiting = scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
+            self.load.kv_usage_ratio = scheduler_stats.kv_cache_usage
+            self.load.prompt_tokens_queried += scheduler_stats.prefix_cache_stats.queries
+            self.load.prompt_tokens_cached += scheduler_stats.prefix_cache_stats.hits
+        if iteration_stats is not None:
+            self.load.generated_tokens += iteration_stats.num_generation_tokens
+
+    def log_engine_initialized(self) -> None:
+        """Nothing to say; the interface asks for it."""
+
+
+class WatchedEngine(AsyncLLM):  # type: ignore[misc]  # vLLM is untyped here
+    """AsyncLLM whose requests can be watched; unwatched requests pass through untouched.
+
+    A watched request always runs with deltas and with the sampled tokens' logprobs (logprobs=0: no top-k is computed),
+    whatever the client asked for; vLLM's serving objects drop logprobs that were not requested.
+    """
+
+    watches: dict[str, Watch]
+
+    def generate(
+        self, prompt: Any, sampling_params: SamplingParams, request_id: str, **options: Any
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """As AsyncLLM.generate."""
+        watch = self.watches.get(request_id)
+        if watch is None:
+            outputs: AsyncGenerator[RequestOutput, None] = super().generate(
+                prompt, sampling_params, request_id, **options
+            )
+            return outputs
+        watch.outputs = self._watched(watch, prompt, sampling_params, request_id, options)
+        return watch.outputs
+
+    async def _watched(
+        self, watch: Watch, prompt: Any, sampling_params: SamplingParams, request_id: str, options: dict[str, Any]
+    ) -> AsyncGenerator[RequestOutput, None]:
+        if sampling_params.logprobs is None and not sampling_params.logprob_token_ids:
+            sampling_params.logprobs = 0
+        final_only = sampling_params.output_kind is RequestOutputKind.FINAL_ONLY
+        sampling_params.output_kind = RequestOutputKind.DELTA
+        outputs = super().generate(prompt, sampling_params, request_id, **options)
+        merged: RequestOutput | None = None
+        try:
+            async for output in outputs:
+                watch.see(output)
+                if not final_only:
+                    yield output
+                elif merged is None:
+                    merged = output
+                else:
+                    merged.add(output, aggregate=True)
+            if merged is not None:
+                merged.outputs.sort(key=lambda choice: choice.index)
+                yield merged
+        except Exception as error:
+            watch.error = error  # vLLM's stream turns it into text; we want the type
+            raise
+        finally:
+            await outputs.aclose()  # aborts the request in the engine when it is still running
+
+
+class VllmEngine:
+    """One running engine with vLLM's serving objects around it; lives in one event loop."""
+
+    def __init__(self, client: WatchedEngine, state: State, args: Namespace, meter: LoadMeter) -> None:
+        self._client = client
+        self._state = state
+        self._args = args
+        self._meter = meter
+
+    @classmethod
+    async def start(cls, flags: Mapping[str, str | int | float | bool]) -> Self:
+        """Load the model and build the serving objects (minutes when cold). flags: see `parse_flags`."""
+        args = parse_flags(flags)
+        meters: list[LoadMeter] = []
+
+        def new_meter(vllm_config: Any, engine_index: int = 0) -> LoadMeter:
+            meters.append(LoadMeter(vllm_config, engine_index))
+            return meters[-1]
+
+        client = WatchedEngine.from_engine_args(AsyncEngineArgs.from_cli_args(args), stat_loggers=[new_meter])
+        client.watches = {}
+        state = State()
+        try:
+            await init_app_state(client, state, args, await client.get_supported_tasks())
+        except BaseException:
+            client.shutdown()
+            raise
+        return cls(client, state, args, meters[0])
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's Hugging Face tokenizer."""
+        return self._client.renderer.tokenizer
+
+    @property
+    def block_size_tokens(self) -> int:
+        """Tokens of one KV block."""
+        return int(self._client.vllm_config.cache_config.block_size)
+
+    @property
+    def kv_blocks(self) -> int:
+        """KV blocks of the engine; times block_size_tokens is its capacity in tokens."""
+        return int(self._client.vllm_config.cache_config.num_gpu_blocks or 0)
+
+    @property
+    def load(self) -> Load:
+        """What the scheduler last reported; changes in place."""
+        return self._meter.load
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why the engine is dead; None while it lives."""
+        return self._client.dead_error if self._client.errored else None
+
+    def shutdown(self) -> None:
+        """End the engine's processes."""
+        self._client.shutdown()
+
+    async def render(self, body: Mapping[str, Any]) -> list[int]:
+        """vLLM's own rendering of a chat body to prompt token ids. Raises InvalidRequest."""
+        try:
+            _, (prompt,) = await self._state.online_renderer.render_chat(ChatCompletionRequest(**body))
+        except Exception as error:
+            raise translate(error, InvalidRequest) from error
+        return list(prompt["prompt_token_ids"])
+
+    async def answer(
+        self,
+        api: Api,
+        body: Mapping[str, Any],
+        *,
+        model: str,
+        request_id: str,
+        prompt_token_ids: list[int],
+        cache_salt: str,
+        stream: bool,
+        failed: type[StackError],
+    ) -> AsyncGenerator[Step, None]:
+        """Answer an OpenAI body whose prompt is already tokenized; vLLM's request id is made of `request_id`.
+
+        Evidence is never behind the data it covers. Closing the generator aborts the request. Raises InvalidRequest,
+        ContextLengthExceeded, QueueFull, or `failed` for everything that is not the request's fault.
+        """
+        watch = Watch()
+        engine_id = f"chatcmpl-{request_id}" if api is Api.CHAT else f"cmpl-{request_id}-0"
+        self._client.watches[engine_id] = watch
+        try:
+            request = openai_request(api, body, model, request_id, prompt_token_ids, cache_salt, stream)
+            create = (
+                self._state.openai_serving_chat.create_chat_completion
+                if api is Api.CHAT
+                else self._state.openai_serving_completion.create_completion
+            )
+            steps = self._stream(create, request, watch) if stream else self._whole(create, request, watch)
+            try:
+                async for step in steps:
+                    yield step
+            finally:
+                await steps.aclose()
+        except StackError:
+            raise
+        except Exception as error:
+            raise translate(watch.error or error, failed) from error
+        finally:
+            del self._client.watches[engine_id]
+            if watch.outputs is not None:
+                await watch.outputs.aclose()
+
+    async def _stream(self, create: Callable[..., Any], request: Any, watch: Watch) -> AsyncGenerator[Step, None]:
+        chunks = raise_refusal(await create(request))
+        try:
+            async for event in chunks:
+                data = event.removeprefix(SSE_PREFIX).rstrip()
+                if watch.error is not None:
+                    raise watch.error
+                if data.startswith('{"error"'):
+                    raise_refusal(ErrorResponse.model_validate_json(data))
+                if data != SSE_END:
+                    yield Step(data, watch.take())
+        finally:
+            await chunks.aclose()
+
+    async def _whole(self, create: Callable[..., Any], request: Any, watch: Watch) -> AsyncGenerator[Step, None]:
+        task = asyncio.ensure_future(create(request))
+        task.add_done_callback(lambda _: watch.something.set())
+        try:
+            while not task.done():
+                await watch.something.wait()
+                if evidence := watch.take():
+                    yield Step(None, evidence)
+            response = raise_refusal(task.result())
+            yield Step(json.dumps(openai_body(response), ensure_ascii=False, separators=(",", ":")), watch.take())
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await task
+
+    async def label_logprobs(
+        self,
+        prompt_token_ids: list[int],
+        label_ids: Sequence[int],
+        *,
+        request_id: str,
+        cache_salt: str,
+        failed: type[StackError],
+    ) -> LabelLogprobs:
+        """Exact log-probabilities of the labels as the next token, from one prefill. Raises as `answer`."""
+        params = SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            logprob_token_ids=list(label_ids),
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        prompt = tokens_input(prompt_token_ids, cache_salt=cache_salt)
+        try:
+            output = [o async for o in self._client.generate(prompt, params, request_id)][-1]
+        except Exception as error:
+            raise translate(error, failed) from error
+        (row,) = output.outputs[0].logprobs
+        return LabelLogprobs(
+            tuple(float(row[label].logprob) for label in label_ids),
+            Usage(
+                input_tokens=len(prompt_token_ids),
+                output_tokens=len(output.outputs[0].token_ids),
+                cached_tokens=output.num_cached_tokens,
+            ),
+        )
+
+    async def generate_one(self, request_id: str, *, failed: type[StackError]) -> None:
+        """Generate one token from one token: the only proof that the engine works. Raises as `answer`."""
+        params = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False)
+        try:
+            async for _ in self._client.generate(tokens_input([0]), params, request_id):
+                pass
+        except Exception as error:
+            raise translate(error, failed) from error
+
+
+def parse_flags(flags: Mapping[str, str | int | float | bool]) -> Namespace:
+    """vLLM's own command line, from names with underscores; True and False become --flag and --no-flag.
+
+    Raises SystemExit like any argparse parser, naming the unknown flag on stderr.
+    """
+    words: list[str] = []
+    for name, value in flags.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            words.append(f"--{option}={value}")
+    args: Namespace = make_arg_parser(FlexibleArgumentParser(prog="vllm")).parse_args(words)
+    validate_parsed_serve_args(args)
+    return args
+
+
+def serve_openai(flags: Mapping[str, str | int | float | bool]) -> None:
+    """Run vLLM's own OpenAI server in this process until it is told to stop."""
+    asyncio.run(run_server(parse_flags(flags)))
+
+
+def openai_request(
+    api: Api,
+    body: Mapping[str, Any],
+    model: str,
+    request_id: str,
+    prompt_token_ids: list[int],
+    cache_salt: str,
+    stream: bool,
+) -> Any:
+    """vLLM's request object. The fields that only we may set are written last, over whatever the body holds."""
+    ours: dict[str, Any] = {
+        "model": model,
+        "request_id": request_id,
+        "cache_salt": cache_salt,
+        "stream": stream,
+        "stream_options": {"include_usage": True} if stream else None,
+        "priority": 0,
+        "kv_transfer_params": None,
+        "vllm_xargs": None,
+    }
+    if api is Api.CHAT:
+        # vLLM pops the ids and skips template and tokenizer; tool choice and schema handling still run.
+        ours["kv_transfer_params"] = {"prompt_token_ids": prompt_token_ids}
+        return ChatCompletionRequest(**{**body, **ours})
+    return CompletionRequest(**{**body, **ours, "prompt": prompt_token_ids})
+
+
+def openai_body(response: Any) -> dict[str, Any]:
+    """The response in OpenAI's shape: vLLM's own fields, null unless asked for, go; what OpenAI sends as null stays."""
+    body: dict[str, Any] = response.model_dump(mode="json", exclude_none=True)
+    for choice in body["choices"]:
+        choice.setdefault("logprobs", None)
+        if "message" in choice:
+            choice["message"].setdefault("content", None)
+    return body
+
+
+def raise_refusal(result: Any) -> Any:
+    """Pass a result through; an ErrorResponse becomes the exception vLLM had before it was rendered."""
+    if not isinstance(result, ErrorResponse):
+        return result
+    error = result.error
+    if error.code == HTTPStatus.SERVICE_UNAVAILABLE:
+        raise GracefulHTTPError(error.message, HTTPStatus.SERVICE_UNAVAILABLE)
+    if error.code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        raise VLLMServerError(error.message)
+    raise VLLMValidationError(error.message, parameter=error.param)
+
+
+def translate(error: Exception, failed: type[StackError]) -> StackError:
+    """Our error for one of vLLM's; `failed` is what it means when the request is not to blame."""
+    ours = next((ours for theirs, ours in REFUSALS if isinstance(error, theirs)), failed)
+    if ours is QueueFull:
+        return QueueFull(str(error), retry_after_s=BUSY_RETRY_AFTER_S)
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        return InvalidRequest(first["msg"], param=".".join(str(part) for part in first["loc"]) or None)
+    if ours is InvalidRequest:
+        param = getattr(error, "parameter", None)
+        message = error.args[0] if error.args else type(error).__name__
+        return (ContextLengthExceeded if param in TOO_LONG else InvalidRequest)(str(message), param=param)
+    reason = "the engine is dead" if isinstance(error, EngineDeadError) else str(error) or type(error).__name__
+    return failed(f"vLLM failed: {reason}")
