@@ -1,0 +1,28 @@
+"""Benchmarks: `python -m benchmarks NAME --help`. Each prints a card, a table and, as its last line, one JSON document."""
+
+import argparse
+import importlib
+import sys
+
+# name: (module with add_arguments(parser) and run(args) -> exit status, one line of help)
+BENCHMARKS = {
+    "gateway": ("benchmarks.gateway", "what our own code adds to Ray Serve and to an engine"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one benchmark; its module is imported only when it is asked for."""
+    arguments = sys.argv[1:] if argv is None else argv
+    chosen = arguments[0] if arguments else None
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="NAME", dest="name")
+    for name, (module, text) in BENCHMARKS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        if name == chosen:
+            importlib.import_module(module).add_arguments(command)
+    args = parser.parse_args(arguments)
+    return int(importlib.import_module(BENCHMARKS[args.name][0]).run(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
