@@ -3,11 +3,15 @@
 Nothing is guessed: an unclear text has no script and no language (None).
 """
 
+import re
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
-from routing.text import edges, words
+from routing.schema import Api
+from routing.text import edges, last_user_text, texts_of, words
 
 
 class Script(StrEnum):
@@ -165,3 +169,51 @@ def language(text: str) -> str | None:
         return "ar" if "ال" in text else None
     first, second = (*common_word_hits(text, script).most_common(2), ("", 0), ("", 0))[:2]
     return first[0] if first[1] >= MIN_COMMON_WORDS and first[1] >= CLEAR_FACTOR * second[1] else None
+
+
+# A request that names a language, or asks for a translation, may be answered in any.
+_NAMES_LANGUAGE = re.compile(
+    r"\b(?:english|german|french|spanish|italian|portuguese|dutch|russian|ukrainian|polish|turkish|arabic|persian|hindi"
+    r"|chinese|mandarin|cantonese|japanese|korean|thai|vietnamese|greek|hebrew|latin|swedish|language|languages"
+    r"|translat\w*|englisch|deutsch|französisch|spanisch|anglais|allemand|français|espagnol|inglés|alemán|francés"
+    r"|español|inglese|tedesco|inglês|английск\w*|немецк\w*|русск\w*|sprache|langue|idioma|lingua)\b"
+    r"|英文|英语|英語|中文|汉语|日文|日语|日本語|韩文|韩语|法语|德语|俄语|西班牙语|翻译|翻譯|翻訳|语言|영어|한국어|일본어|중국어|번역"
+)
+_NOT_PROSE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+", re.DOTALL)
+ANSWER_LETTERS = 24  # fewer letters of prose are a name or a number
+FOREIGN_LETTERS = 12  # this many in a request show that it holds the other script
+
+
+def switched_language(body: Mapping[str, Any], answer: str) -> bool:
+    """Whether an answer is in a script or language that its request never used, without having been asked to.
+
+    Only clear cases: both must be clear, the request must name no language, must hold next to nothing in the answer's
+    script and neither begin nor end in it, and no earlier answer of the conversation may have been in it.
+    """
+    api = Api.CHAT if "messages" in body else Api.COMPLETIONS
+    request = edges(last_user_text(body, api))
+    prose = _NOT_PROSE.sub(" ", edges(answer))
+    asked, got = clear_script(request), clear_script(prose)
+    if asked is None or got is None or script_weights(prose)[got] < ANSWER_LETTERS:
+        return False
+    if asked is got:
+        ours, theirs = language(request), language(prose)
+        if ours is None or theirs is None or ours == theirs or common_word_hits(request, asked)[theirs] >= 2:
+            return False
+        earlier = {language(text) for text in texts_of("assistant", body)}
+        return theirs not in earlier and not _names_language(body, request)
+    if script_weights(request)[got] >= FOREIGN_LETTERS or got in (_script_at(request, 0), _script_at(request, -1)):
+        return False
+    earlier_scripts = {clear_script(edges(text)) for text in texts_of("assistant", body)}
+    return got not in earlier_scripts and not _names_language(body, request)
+
+
+def _script_at(text: str, at: int) -> Script | None:
+    """The script of the first (0) or last (-1) word."""
+    found = words(text)
+    return next(iter(script_weights(found[at]).most_common(1)), (None, 0))[0] if found else None
+
+
+def _names_language(body: Mapping[str, Any], request: str) -> bool:
+    system = edges("\n".join(texts_of("system", body)))
+    return _NAMES_LANGUAGE.search(f"{system}\n{request}".lower()) is not None

@@ -120,6 +120,7 @@ class ChoiceEvidence(Record):
     """What is known of one choice of a finished (or lost) draft.
 
     token_logprobs: natural-log probability of each sampled token, shape (output_tokens,); empty when not reported.
+    watched: what DraftWatch saw wrong while it was written; None: nobody watched, the gate looks itself.
     """
 
     text: str
@@ -127,6 +128,7 @@ class ChoiceEvidence(Record):
     tool_calls: tuple[ToolCall, ...] = ()
     token_logprobs: tuple[float, ...] = ()
     output_tokens: int = Field(0, ge=0)
+    watched: tuple[RejectReason, ...] | None = None
 
 
 class DraftEvidence(Record):

@@ -1,6 +1,7 @@
 """Reach the texts of a request. Never raises on odd shapes: logged bodies are read years later."""
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,3 +54,8 @@ def edges(text: str) -> str:
 def words(text: str) -> list[str]:
     """The words of a text in order: runs of anything but space, digits and punctuation; case is kept."""
     return _WORD.findall(text)
+
+
+def has_content(text: str) -> bool:
+    """Whether a reader would see anything: more than white space and invisible characters."""
+    return any(not char.isspace() and unicodedata.category(char) not in ("Cc", "Cf") for char in text)
