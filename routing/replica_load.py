@@ -1,0 +1,219 @@
+"""What a router learns of its replicas while it runs: how fast they prefill, how long they are busy, who got how much.
+
+Estimators without a clock: every observation brings its time, in seconds of one monotonic clock. A router keeps one
+`ReplicaLoad` per replica and feeds it its own bookings and, as they arrive, those of the other ingress processes.
+"""
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+from routing.replicas import ReplicaState
+
+# How long a replica's share of the traffic and its utilization are remembered. On the conversation trace a cached block
+# lives about 115 s (4M tokens at 35k new tokens/s); a memory of that length balances what is cached, not only what
+# runs. 60 s and 30 s cost 0.3 and 0.8 points of the pooled hits (benchmarks/LOG.md, 2026-11-21).
+LOAD_HALF_LIFE_S = 120.0
+# Prefill speed moves with the batch, not with the minute: about the last 200 requests count.
+RATE_HALF_LIFE_REQUESTS = 140.0
+# Until measured. Wrong by far on most hardware; one request later it weighs as much as that request.
+PRIOR_PREFILL_TOKENS_PER_S = 10_000.0
+MAX_UTILIZATION = 0.95
+UNSEEN_HALF_LIFE_DECISIONS = 35.0
+# A booking of another process that takes longer than this to arrive is a fault of the transport, not a blind spot.
+BLIND_WINDOW_S = 1.0
+
+
+class DecayingSum:
+    """A sum whose addends lose half their weight every half_life_s."""
+
+    __slots__ = ("_at", "_half_life_s", "_sum")
+
+    def __init__(self, half_life_s: float) -> None:
+        self._half_life_s = half_life_s
+        self._sum = 0.0
+        self._at = -math.inf
+
+    def add(self, amount: float, now: float) -> None:
+        """Count amount; a time before the last one seen counts as that one."""
+        self._sum = self.value(now) + amount
+        self._at = max(self._at, now)
+
+    def value(self, now: float) -> float:
+        """The sum as of now."""
+        if self._sum == 0.0 or now <= self._at:
+            return self._sum
+        return self._sum * math.exp2((self._at - now) / self._half_life_s)
+
+
+class PrefillRate:
+    """Seconds of prefill as overhead + tokens / rate: least squares over exponentially weighted requests.
+
+    Half-life RATE_HALF_LIFE_REQUESTS requests. Falls back to the plain ratio while the requests are too alike to tell
+    the overhead from the rate, or when noise makes either negative.
+    """
+
+    __slots__ = ("_n", "_x", "_xx", "_xy", "_y")
+
+    _keep = 0.5 ** (1 / RATE_HALF_LIFE_REQUESTS)
+
+    def __init__(self, prior_tokens_per_s: float = PRIOR_PREFILL_TOKENS_PER_S) -> None:
+        # One imagined request of half a second.
+        self._n, self._x, self._y = 1.0, prior_tokens_per_s / 2, 0.5
+        self._xx, self._xy = self._x * self._x, self._x * self._y
+
+    def observe(self, tokens: int, seconds: float) -> None:
+        """One prefill of `tokens` uncached tokens took `seconds`; useless pairs (<= 0) are ignored."""
+        if tokens <= 0 or seconds <= 0:
+            return
+        keep = self._keep
+        self._n = self._n * keep + 1
+        self._x = self._x * keep + tokens
+        self._y = self._y * keep + seconds
+        self._xx = self._xx * keep + tokens * tokens
+        self._xy = self._xy * keep + tokens * seconds
+
+    def fit(self) -> tuple[float, float]:
+        """(overhead in seconds >= 0, rate in tokens per second > 0)."""
+        spread = self._n * self._xx - self._x * self._x
+        if spread > 0.01 * self._x * self._x:
+            slope = (self._n * self._xy - self._x * self._y) / spread
+            overhead = (self._y - slope * self._x) / self._n
+            if slope > 0 and overhead >= 0:
+                return overhead, 1 / slope
+        return 0.0, self._x / self._y
+
+    @property
+    def tokens_per_s(self) -> float:
+        """The rate alone."""
+        return self.fit()[1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Booking:
+    uncached_tokens: int
+    booked_at: float
+
+
+class ReplicaLoad:
+    """One replica's queue, speed and share of the traffic, from bookings and first tokens.
+
+    The queue is modelled as one prefill after the other. It is re-anchored at every first token, so that errors of the
+    rate do not add up, and never runs ahead of a request that is still waiting by more than that request's own work.
+    """
+
+    def __init__(self, prior_tokens_per_s: float = PRIOR_PREFILL_TOKENS_PER_S) -> None:
+        self.rate = PrefillRate(prior_tokens_per_s)
+        self._waiting: dict[str, _Booking] = {}
+        self._running: set[str] = set()
+        self._waiting_tokens = 0
+        self._ready_at = -math.inf
+        self._last_first_token_at = -math.inf
+        self._since: float | None = None
+        self._busy_s = DecayingSum(LOAD_HALF_LIFE_S)
+        self._tokens = DecayingSum(LOAD_HALF_LIFE_S)
+        self._requests = DecayingSum(LOAD_HALF_LIFE_S)
+
+    @property
+    def outstanding(self) -> int:
+        """Requests booked and not released."""
+        return len(self._waiting) + len(self._running)
+
+    def book(self, request_id: str, input_tokens: int, uncached_tokens: int, now: float) -> float:
+        """A request goes there. Returns its expected seconds of prefill; 0 when it is booked already (idempotent)."""
+        if request_id in self._waiting or request_id in self._running:
+            return 0.0
+        if self._since is None:
+            self._since = now
+        work_s = uncached_tokens / self.rate.tokens_per_s
+        self._waiting[request_id] = _Booking(uncached_tokens, now)
+        self._waiting_tokens += uncached_tokens
+        self._ready_at = max(self._ready_at, now) + work_s
+        self._tokens.add(input_tokens, now)
+        self._requests.add(1, now)
+        return work_s
+
+    def prefilled(self, request_id: str, now: float) -> None:
+        """Its first token came; unknown or repeated ids are fine."""
+        booking = self._waiting.pop(request_id, None)
+        if booking is None:
+            return
+        self._running.add(request_id)
+        self._waiting_tokens -= booking.uncached_tokens
+        took_s = now - max(booking.booked_at, self._last_first_token_at)
+        self._last_first_token_at = now
+        self.rate.observe(booking.uncached_tokens, took_s)
+        self._busy_s.add(max(0.0, took_s), now)
+        self._ready_at = now + self._waiting_tokens / self.rate.tokens_per_s
+
+    def release(self, request_id: str, now: float) -> None:
+        """It completed, was cancelled, or died with its replica; unknown or repeated ids are fine."""
+        self._running.discard(request_id)
+        booking = self._waiting.pop(request_id, None)
+        if booking is not None:
+            self._waiting_tokens -= booking.uncached_tokens
+            self._ready_at = max(now, self._ready_at - booking.uncached_tokens / self.rate.tokens_per_s)
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until a prefill that is sent now would start."""
+        return max(0.0, self._ready_at - now)
+
+    def utilization(self, now: float) -> float:
+        """Share of the recent time spent in prefill, 0..MAX_UTILIZATION."""
+        age_s = 0.0 if self._since is None else now - self._since
+        if age_s <= 0:
+            return 0.0
+        remembered_s = LOAD_HALF_LIFE_S / math.log(2) * (1 - math.exp2(-age_s / LOAD_HALF_LIFE_S))
+        return min(MAX_UTILIZATION, self._busy_s.value(now) / remembered_s)
+
+    def state(
+        self,
+        replica_id: str,
+        now: float,
+        cached_tokens: int,
+        resident_blocks: int,
+        host_tokens: int = 0,
+        healthy: bool = True,
+        host_load_tokens_per_s: float | None = None,
+    ) -> ReplicaState:
+        """What `rank_replicas` needs to know of this replica for one prompt, as of now."""
+        return ReplicaState(
+            replica_id=replica_id,
+            wait_s=self.wait_s(now),
+            prefill_tokens_per_s=self.rate.tokens_per_s,
+            cached_tokens=cached_tokens,
+            host_tokens=host_tokens,
+            host_load_tokens_per_s=host_load_tokens_per_s,
+            utilization=self.utilization(now),
+            recent_tokens=self._tokens.value(now),
+            recent_requests=self._requests.value(now),
+            resident_blocks=resident_blocks,
+            healthy=healthy,
+        )
+
+
+class UnseenWork:
+    """How much work other ingress processes have typically booked that this one cannot know of yet.
+
+    Measured after the fact: a booking that arrives from elsewhere with a time of decision before one of ours was
+    invisible to it. Mean over decisions, half-life UNSEEN_HALF_LIFE_DECISIONS.
+    """
+
+    _weight = 1 - 0.5 ** (1 / UNSEEN_HALF_LIFE_DECISIONS)
+
+    def __init__(self) -> None:
+        self.work_s = 0.0
+        self._open: deque[list[float]] = deque()  # [time of our decision, seconds of work it did not see]
+
+    def decided(self, now: float) -> None:
+        """This process decided a request."""
+        while self._open and self._open[0][0] < now - BLIND_WINDOW_S:
+            self.work_s += (self._open.popleft()[1] - self.work_s) * self._weight
+        self._open.append([now, 0.0])
+
+    def booked_elsewhere(self, decided_at: float, work_s: float) -> None:
+        """A booking of another process has just arrived; it was decided there at decided_at."""
+        for decision in reversed(self._open):
+            if decision[0] < decided_at:
+                break
+            decision[1] += work_s
