@@ -1,0 +1,195 @@
+"""The one tokenization: a call body's prompt as tier 1 reads it, control tokens only where the template puts them.
+
+The ids equal those of vLLM's own renderer, except that control-token strings in a caller's text stay text. So an
+engine is given these ids; rendering the messages again would let a caller end his turn and speak as the system.
+"""
+
+import asyncio
+import json
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from routing.schema import Api
+from serving.errors import ConfigInvalid, ContextLengthExceeded, InvalidRequest
+
+INLINE_CHARS = 4_096  # shorter prompts are rendered on the event loop: a thread would cost more than it saves
+THREADS = 2
+# Text has 3 to 5 characters a token. A prompt whose first 8 characters per allowed token already overflow is too long.
+PROBE_CHARS_PER_TOKEN = 8
+
+
+class PromptTokenizer:
+    """A fast tokenizer and its chat template, read once from a local directory; no code of the model is run.
+
+    Rendering changes nothing in it, so threads may share one.
+    """
+
+    def __init__(self, model_dir: Path) -> None:
+        """Raises ConfigInvalid when the directory holds no fast tokenizer with one chat template."""
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+            self._template: str = tokenizer.get_chat_template()
+        except (OSError, ValueError) as error:
+            raise ConfigInvalid(f"no tokenizer with a chat template in {model_dir}: {error}") from error
+        if not tokenizer.is_fast:
+            raise ConfigInvalid(f"the tokenizer in {model_dir} has no tokenizer.json, which the fast one needs")
+        self._tokenizer = tokenizer
+        self._backend = tokenizer.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self.vocab_size: int = len(tokenizer)
+        self._longest_token_chars = max(map(len, tokenizer.get_vocab()))
+        self._control = _starts_of(
+            token.content
+            for token in tokenizer.added_tokens_decoder.values()
+            if token.special or re.fullmatch(r"<\|.+\|>", token.content)
+        )
+        # Marks where a control-token string is cut in two. A caller cannot guess it, and would only lose it if he did.
+        self._cut = f"cut{secrets.token_hex(16)}"
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="tokenizer")
+
+    async def render(self, api: Api, body: Mapping[str, Any], max_tokens: int | None = None) -> list[int]:
+        """render_chat or render_completion without holding up the event loop: long prompts go to a thread."""
+        render = self.render_chat if api is Api.CHAT else self.render_completion
+        if _chars(body) <= INLINE_CHARS:
+            return render(body, max_tokens)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, render, body, max_tokens)
+
+    def render_chat(self, body: Mapping[str, Any], max_tokens: int | None = None) -> list[int]:
+        """Token ids of a chat body (Call.body), the generation prompt included, shape (input_tokens,).
+
+        max_tokens: give up on prompts certainly longer than this before all of them is tokenized; None: never.
+        Raises ContextLengthExceeded for those, InvalidRequest when the chat template refuses the conversation.
+        """
+        conversation = [_template_message(message) for message in body["messages"]]
+        if "'developer'" not in self._template and '"developer"' not in self._template:
+            conversation = _developer_as_system(conversation)
+        tools = [_template_tool(tool) for tool in body["tools"]] if body.get("tools") else None
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                self._guard(conversation),
+                tools=self._guard(tools),
+                tokenize=False,
+                add_generation_prompt=True,
+                continue_final_message=False,
+                **_reasoning(body.get("reasoning_effort")),
+            )
+        except Exception as error:  # whatever a template raises, it was this conversation that it could not render
+            raise InvalidRequest(
+                f"The model's chat template refuses this conversation: {error}", param="messages"
+            ) from error
+        return self._encode(text, max_tokens, "messages")
+
+    def render_completion(self, body: Mapping[str, Any], max_tokens: int | None = None) -> list[int]:
+        """Token ids of a completions body, shape (input_tokens,).
+
+        A raw prompt is the caller's from the first token to the last, so control tokens in it are his to write, as
+        ids or as text: fill-in-the-middle needs them. Raises ContextLengthExceeded as render_chat does.
+        """
+        prompt = body["prompt"]
+        if not isinstance(prompt, str):
+            return list(prompt)
+        self._check_length(prompt, max_tokens, "prompt")
+        return self._ids(prompt, add_special_tokens=True)
+
+    def count(self, text: str) -> int:
+        """Tokens of a text on its own, without template or special tokens."""
+        return len(self._ids(text))
+
+    def _guard(self, value: Any) -> Any:
+        """The same value with every control-token string in it marked, so that _encode cuts it in two."""
+        if isinstance(value, str):
+            return self._control.sub(lambda start: start[0] + self._cut, value) if self._control else value
+        if isinstance(value, list):
+            return [self._guard(item) for item in value]
+        if isinstance(value, dict):
+            return {self._guard(key): self._guard(item) for key, item in value.items()}
+        return value
+
+    def _encode(self, text: str, max_tokens: int | None, param: str) -> list[int]:
+        self._check_length(text, max_tokens, param)
+        ids: list[int] = []
+        for piece in text.split(self._cut):
+            ids += self._ids(piece)
+        return ids
+
+    def _ids(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        # A batch of one: `encode` holds the GIL for seconds on a long text, `encode_batch` lets the event loop run.
+        ids: list[int] = self._backend.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids
+        return ids
+
+    def _check_length(self, text: str, max_tokens: int | None, param: str) -> None:
+        if max_tokens is None or len(text) <= PROBE_CHARS_PER_TOKEN * max_tokens:
+            return
+        if (
+            len(text) > self._longest_token_chars * max_tokens
+            or self.count(text[: PROBE_CHARS_PER_TOKEN * max_tokens]) > max_tokens
+        ):
+            raise ContextLengthExceeded(
+                f"The prompt is longer than the {max_tokens} tokens that the largest model here can read.", param=param
+            )
+
+
+def _starts_of(tokens: Iterable[str]) -> re.Pattern[str] | None:
+    """Matches the first character of every place where one of the tokens begins, overlapping ones too."""
+    rests: dict[str, list[str]] = {}
+    for token in sorted(token for token in tokens if len(token) > 1):
+        rests.setdefault(re.escape(token[0]), []).append(re.escape(token[1:]))
+    return re.compile("|".join(f"{first}(?={'|'.join(rest)})" for first, rest in rests.items())) if rests else None
+
+
+def _template_message(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message as templates expect it: tool-call arguments as objects, {} where the model wrote no JSON object."""
+    result = dict(message)
+    if "tool_calls" in message:
+        result["tool_calls"] = [
+            {**call, "function": {**call["function"], "arguments": _arguments(call["function"]["arguments"])}}
+            for call in message["tool_calls"]
+        ]
+    return result
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _template_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool with the keys and the order that vLLM's model of it dumps; absent ones are null, except strict."""
+    function = tool["function"]
+    result = {key: function.get(key) for key in ("name", "description", "parameters")}
+    if function.get("strict") is not None:
+        result["strict"] = function["strict"]
+    return {"type": tool["type"], "function": result}
+
+
+def _developer_as_system(conversation: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For templates that do not know the role: developer messages become system ones, then all of them the first."""
+    if not any(message["role"] == "developer" for message in conversation):
+        return conversation
+    system = [m["content"] for m in conversation if m["role"] in ("system", "developer")]
+    rest = [m for m in conversation if m["role"] not in ("system", "developer")]
+    return [{"role": "system", "content": "\n\n".join(filter(None, system))}, *rest]
+
+
+def _reasoning(effort: str | None) -> dict[str, Any]:
+    return {} if effort is None else {"reasoning_effort": effort, "enable_thinking": effort != "none"}
+
+
+def _chars(body: Mapping[str, Any]) -> int:
+    """About how much there is to render; tools count as long, their schemas are."""
+    if "messages" not in body:
+        return len(body["prompt"])
+    return INLINE_CHARS * len(body.get("tools", ())) + sum(
+        len(message["content"]) + sum(len(call["function"]["arguments"]) for call in message.get("tool_calls", ()))
+        for message in body["messages"]
+    )
