@@ -1,4 +1,4 @@
-"""Benchmarks: `python -m benchmarks NAME --help`. Each prints a card, a table and, as its last line, one JSON document."""
+"""`python -m benchmarks NAME`: each prints a card, a table and, as its last line, one JSON document."""
 
 import argparse
 import importlib

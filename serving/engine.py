@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import Field
@@ -25,15 +26,15 @@ from ray.serve.exceptions import (
 from ray.serve.handle import DeploymentHandle
 
 from routing.cost import SharedClock
-from routing.schema import Api, Record, ToolCall, Usage
-from serving.errors import ConfigInvalid, QueueFull, RouterFailed, StackError, Tier1Failed
+from routing.schema import Api, ToolCall, Usage
+from serving.errors import QueueFull, RouterFailed, StackError, Tier1Failed
 from serving.router_prompt import RouterPrompts, encode
 from serving.tiers import Call, Frame, RouterScore
+from serving.vllm_settings import VllmSettings
 
 if TYPE_CHECKING:
     from serving.vllm_adapter import Evidence, Step
 
-GIB = 1024**3
 QUEUE_RETRY_AFTER_S = 1.0
 
 # Foreign exception -> is the request refused for lack of room, or has the engine failed? First row that matches.
@@ -48,77 +49,16 @@ RAY_ERRORS: tuple[tuple[type[Exception], bool], ...] = (
 )
 
 
-class EngineConfig(Record):
-    """One of our own engines: which model, how much of the machine it takes, how much it admits."""
+class EngineConfig(VllmSettings):
+    """One of our own engines on Ray Serve: how many replicas, how much they admit, when they are unhealthy."""
 
-    model: str = Field(min_length=1, description="name in the model catalogue; also the model name in answers")
-    model_path: str | None = Field(None, description="folder of the weights; None: looked up in the catalogue at start")
     replicas: int = Field(1, ge=1)
-    max_context_tokens: int = Field(8192, ge=256, description="prompt and answer together")
-    max_concurrent_requests: int = Field(16, ge=1, description="per replica; more wait in the caller's queue")
     max_queued_requests: int = Field(32, ge=0, description="waiting per caller; beyond it a request is refused at once")
-    kv_cache_gib: float | None = Field(None, gt=0, description="None: what vLLM finds free (set it on a CPU)")
-    block_size_tokens: int | None = Field(
-        None, ge=1, description="tokens of a KV block; None: vLLM's own (128 on a CPU)"
-    )
-    step_tokens: int | None = Field(
-        None, ge=32, description="most tokens of one engine step; a step cannot be aborted, so it bounds every wait"
-    )
-    dtype: str = "auto"
     num_gpus: float = Field(0, ge=0, description="per replica")
     num_cpus: float = Field(0, ge=0, description="Ray's logical CPUs per replica; for placement only")
-    cpu_threads: int | None = Field(None, ge=1, description="OpenMP threads of a CPU engine; None: vLLM binds cores")
-    enforce_eager: bool = Field(False, description="no compilation: starts sooner, generates slower")
-    tool_parser: str | None = Field(None, description="vLLM's name for the model's tool-call format; None: no tools")
     health_period_s: float = Field(2.0, gt=0, description="how often a dead engine is looked for")
     probe_after_s: float = Field(15.0, gt=0, description="silence after which health means: generate one token")
     probe_timeout_s: float = Field(20.0, gt=0, description="an engine that cannot do that in time is unhealthy")
-    engine_args: dict[str, str | int | float | bool] = Field(
-        default_factory=dict, description="further vLLM flags by name, e.g. quantization: fp8; they win"
-    )
-
-    def vllm_flags(self) -> dict[str, str | int | float | bool]:
-        """vLLM's command line for this engine. Raises ConfigInvalid when the model's folder is not known."""
-        if self.model_path is None:
-            raise ConfigInvalid(f"no folder for model {self.model!r}: fetch it first, or set model_path")
-        flags: dict[str, str | int | float | bool | None] = {
-            "model": self.model_path,
-            "served_model_name": self.model,
-            "max_model_len": self.max_context_tokens,
-            "max_num_seqs": self.max_concurrent_requests,
-            "max_num_batched_tokens": self.step_tokens,
-            "kv_cache_memory_bytes": None if self.kv_cache_gib is None else int(self.kv_cache_gib * GIB),
-            "block_size": self.block_size_tokens,
-            "dtype": self.dtype,
-            "enforce_eager": self.enforce_eager,
-            "enable_prefix_caching": True,
-            "enable_prompt_tokens_details": True,
-            "enable_auto_tool_choice": True if self.tool_parser else None,
-            "tool_call_parser": self.tool_parser,
-            "disable_log_stats": True,  # vLLM's own loggers; ours stays on
-        }
-        return {name: value for name, value in flags.items() if value is not None} | self.engine_args
-
-    def environment(self) -> dict[str, str]:
-        """Environment of the engine's processes; it must be set before vLLM is imported.
-
-        Loopback only, no usage reports. With cpu_threads, OpenMP's threads are not bound to cores (several engines share
-        them) and sleep while they wait instead of spinning; Ray alone would allow num_cpus threads.
-        """
-        env = {
-            "VLLM_HOST_IP": "127.0.0.1",
-            "VLLM_NO_USAGE_STATS": "1",
-            "DO_NOT_TRACK": "1",
-            "HF_HUB_OFFLINE": "1",
-            "VLLM_LOGGING_LEVEL": "WARNING",
-        }
-        if self.cpu_threads is not None:
-            env |= {
-                "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-                "OMP_NUM_THREADS": str(self.cpu_threads),
-                "OMP_WAIT_POLICY": "PASSIVE",
-            }
-        return env
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +106,7 @@ class Engine:
         self._config = config
         self._replica_id = serve.get_replica_context().replica_id.unique_id
         self._clock = SharedClock()
-        self._vllm = await VllmEngine.start(config.vllm_flags())
+        self._vllm = await VllmEngine.start(config.flags())
         self._prompts = RouterPrompts.build(self._vllm.tokenizer, config.max_context_tokens)
         self._tokens_seen = 0
         self._proof_at = -math.inf  # perf_counter of the last proof that tokens come out
@@ -362,14 +302,19 @@ class RayTier1:
     def __init__(self, handle: DeploymentHandle, config: EngineConfig) -> None:
         self.model = config.model
         self.max_context_tokens = config.max_context_tokens
-        self._draft = handle.options(method_name="draft", stream=True)
-        self._probe = handle.options(method_name="probe")
+        self._handle = handle
+
+    @cached_property
+    def _streaming(self) -> DeploymentHandle:
+        # On first use, not before: Serve binds a handle to the event loop that is running when its options are set.
+        return self._handle.options(stream=True)
 
     async def draft(self, call: Call) -> AsyncGenerator[Frame, None]:
         """See tiers.DraftEngine."""
-        frames = self._draft.remote(
-            DraftPayload(call.api, call.body, call.request_id, call.prompt_token_ids, call.cache_salt, call.stream)
+        payload = DraftPayload(
+            call.api, call.body, call.request_id, call.prompt_token_ids, call.cache_salt, call.stream
         )
+        frames = self._streaming.draft.remote(payload)
         ended = False
         try:
             async for frame in frames:
@@ -387,7 +332,7 @@ class RayTier1:
 
     async def probe(self) -> None:
         """See tiers.DraftEngine."""
-        await called(self._probe.remote(), Tier1Failed)
+        await called(self._handle.probe.remote(), Tier1Failed)
 
 
 class RayRouter:
@@ -395,22 +340,21 @@ class RayRouter:
 
     def __init__(self, handle: DeploymentHandle, config: EngineConfig) -> None:
         self.model = config.model
-        self._score = handle.options(method_name="score")
-        self._probe = handle.options(method_name="probe")
+        self._handle = handle
 
     async def score(self, call: Call) -> RouterScore:
         """See tiers.RouterModel."""
         payload = ScorePayload(f"{call.request_id}-score", call.prompt_token_ids, call.cache_salt)
-        return cast(RouterScore, await called(self._score.remote(payload), RouterFailed))
+        return cast(RouterScore, await called(self._handle.score.remote(payload), RouterFailed))
 
     async def judge(self, call: Call, draft: str) -> RouterScore:
         """See tiers.RouterModel."""
         payload = ScorePayload(f"{call.request_id}-judge", call.prompt_token_ids, call.cache_salt, draft)
-        return cast(RouterScore, await called(self._score.remote(payload), RouterFailed))
+        return cast(RouterScore, await called(self._handle.score.remote(payload), RouterFailed))
 
     async def probe(self) -> None:
         """See tiers.RouterModel."""
-        await called(self._probe.remote(), RouterFailed)
+        await called(self._handle.probe.remote(), RouterFailed)
 
 
 async def called(response: Awaitable[Any], failed: type[StackError]) -> Any:

@@ -102,6 +102,7 @@ class FrontierRejected(StackError):
 
     @property
     def http_status(self) -> int:
+        """The provider's status where it is about the request."""
         # A provider's 401/403 is about our key, not the caller's; the caller must not see it as theirs.
         return self.upstream_status if self.upstream_status in (400, 404, 413, 422) else 502
 

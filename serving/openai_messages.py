@@ -20,21 +20,34 @@ Dropped = Annotated[Any, Field(description="Accepted and ignored.")]
 class Wire(BaseModel):
     """A JSON object of the wire: types are exact (no "1" for 1), unknown fields are refused."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    # Inputs stay out of pydantic's own messages: those may be logged, and prompts never are.
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
 
-def _content_kind(value: Any) -> str | None:
-    return {str: "=text", list: "=parts", tuple: "=parts"}.get(type(value))
+# Members of a union are told apart before they are validated, so that an error is about the one that was meant. Their
+# tags begin with "=", which no field of ours does: serving/openai_schema.py leaves them out of error paths.
+WRONG_KIND = "wrong_kind:"  # and the field that tells the members apart
+WRONG_TYPE = "wrong_type"
 
 
-def _kind_of(field: str) -> Discriminator:
-    """Tells the members of a union apart by one field, and marks the choice in error paths with a leading "="."""
+def one_of(field: str, *values: str) -> Discriminator:
+    """A union of objects whose `field` is one of `values`. The error names the field and the values."""
 
-    def kind(value: Any) -> str | None:
+    def tag(value: Any) -> str | None:
         found = value.get(field) if isinstance(value, dict) else getattr(value, field, None)
-        return f"={found}" if isinstance(found, str) else None
+        return f"={found}" if found in values else None
 
-    return Discriminator(kind)
+    supported = ", ".join(f"'{value}'" for value in values)
+    return Discriminator(tag, custom_error_type=WRONG_KIND + field, custom_error_message=supported)
+
+
+def text_or(other: type, name: str) -> Discriminator:
+    """A union of a string and one other JSON type, tagged "=text" and "=other"."""
+
+    def tag(value: Any) -> str | None:
+        return "=text" if isinstance(value, str) else "=other" if isinstance(value, other | Wire) else None
+
+    return Discriminator(tag, custom_error_type=WRONG_TYPE, custom_error_message=f"a string or {name}")
 
 
 class TextPart(Wire):
@@ -54,13 +67,15 @@ class RefusalPart(Wire):
 
 
 TextContent = Annotated[
-    Annotated[Text, Tag("=text")] | Annotated[list[TextPart], Tag("=parts"), Field(min_length=1)],
-    Discriminator(_content_kind),
+    Annotated[Text, Tag("=text")] | Annotated[list[TextPart], Tag("=other"), Field(min_length=1)],
+    text_or(list, "an array of text parts"),
 ]
-AssistantPart = Annotated[Annotated[TextPart, Tag("=text")] | Annotated[RefusalPart, Tag("=refusal")], _kind_of("type")]
+AssistantPart = Annotated[
+    Annotated[TextPart, Tag("=text")] | Annotated[RefusalPart, Tag("=refusal")], one_of("type", "text", "refusal")
+]
 AssistantContent = Annotated[
-    Annotated[Text, Tag("=text")] | Annotated[list[AssistantPart], Tag("=parts"), Field(min_length=1)],
-    Discriminator(_content_kind),
+    Annotated[Text, Tag("=text")] | Annotated[list[AssistantPart], Tag("=other"), Field(min_length=1)],
+    text_or(list, "an array of text and refusal parts"),
 ]
 
 
@@ -105,7 +120,7 @@ class ToolCallMessage(Wire):
 
 
 class AssistantMessage(Wire):
-    """An earlier answer. Fields that answers carry and prompts do not need are accepted, so it can be sent back as is."""
+    """An earlier answer, which may be sent back as it came: what answers carry and prompts do not need is ignored."""
 
     role: Literal["assistant"]
     content: AssistantContent | None = None
@@ -134,7 +149,7 @@ Message = Annotated[
     | Annotated[UserMessage, Tag("=user")]
     | Annotated[AssistantMessage, Tag("=assistant")]
     | Annotated[ToolMessage, Tag("=tool")],
-    _kind_of("role"),
+    one_of("role", "system", "developer", "user", "assistant", "tool"),
 ]
 
 
@@ -165,6 +180,12 @@ class NamedToolChoice(Wire):
 
     type: Literal["function"]
     function: NamedFunction
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("=text")] | Annotated[NamedToolChoice, Tag("=other")],
+    text_or(dict, "an object"),
+]
 
 
 class TextFormat(Wire):
@@ -201,7 +222,7 @@ ResponseFormat = Annotated[
     Annotated[TextFormat, Tag("=text")]
     | Annotated[JsonObjectFormat, Tag("=json_object")]
     | Annotated[JsonSchemaFormat, Tag("=json_schema")],
-    _kind_of("type"),
+    one_of("type", "text", "json_object", "json_schema"),
 ]
 
 

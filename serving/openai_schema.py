@@ -6,7 +6,7 @@ fields are refused too: a parameter that is silently ignored reads to the caller
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from routing.schema import Record, RequestedModel
@@ -14,6 +14,8 @@ from serving.errors import InvalidRequest, NotFound
 from serving.json_body import parse_body
 from serving.openai_messages import (
     NUL_FREE,
+    WRONG_KIND,
+    WRONG_TYPE,
     AssistantMessage,
     Dropped,
     FunctionTool,
@@ -23,9 +25,11 @@ from serving.openai_messages import (
     ResponseFormat,
     StreamOptions,
     Text,
+    ToolChoice,
     ToolMessage,
     Wire,
     check_conversation,
+    text_or,
 )
 from serving.schema_bounds import check_schema
 
@@ -96,6 +100,14 @@ class WireLimits(Record):
 
 
 OneStop = Annotated[str, Field(min_length=1, max_length=256, pattern=NUL_FREE)]
+Stop = Annotated[
+    Annotated[OneStop, Tag("=text")] | Annotated[list[OneStop], Tag("=other"), Field(max_length=4)],
+    text_or(list, "an array of strings"),
+]
+Prompt = Annotated[
+    Annotated[Text, Tag("=text")] | Annotated[list[Any], Tag("=other")],
+    text_or(list, "an array of one string or of token ids"),
+]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
@@ -107,7 +119,7 @@ class SamplingBody(Wire):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     n: Annotated[int, Field(ge=1)] | None = None
-    stop: OneStop | Annotated[list[OneStop], Field(max_length=4)] | None = None
+    stop: Stop | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
@@ -140,7 +152,7 @@ class ChatCompletionBody(SamplingBody):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     tools: Annotated[list[FunctionTool], Field(min_length=1, max_length=128)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
@@ -159,7 +171,7 @@ class ChatCompletionBody(SamplingBody):
 class CompletionBody(SamplingBody):
     """POST /v1/completions, one prompt a request."""
 
-    prompt: Text | list[Any]
+    prompt: Prompt
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     best_of: Literal[1] | None = None
     echo: Literal[False] | None = None
@@ -305,7 +317,7 @@ def _chat_call(body: ChatCompletionBody) -> dict[str, Any]:
         "max_completion_tokens": body.max_completion_tokens or body.max_tokens,
         "logprobs": body.logprobs,
         "top_logprobs": body.top_logprobs,
-        "tools": body.tools and [tool.model_dump(exclude_none=True) for tool in body.tools],
+        "tools": None if body.tools is None else [tool.model_dump(exclude_none=True) for tool in body.tools],
         "tool_choice": body.tool_choice.model_dump()
         if isinstance(body.tool_choice, NamedToolChoice)
         else body.tool_choice,
@@ -341,7 +353,7 @@ def _flat(content: Any) -> str:
     return "\n".join(part.text if part.type == "text" else part.refusal for part in content)
 
 
-_TYPE_NAMES = {
+_EXPECTED = {
     "string_type": "a string",
     "int_type": "an integer",
     "int_from_float": "an integer",
@@ -355,22 +367,32 @@ _TYPE_NAMES = {
 
 
 def _translate(error: ErrorDetails) -> InvalidRequest:
-    """One pydantic error in OpenAI's words."""
+    """One pydantic error in OpenAI's words. Never holds more of the input than the names of its fields."""
     kind, context = error["type"], error.get("ctx", {})
     param = _path(error["loc"], unknown_key=kind == "extra_forbidden")
     if kind == "missing":
         return InvalidRequest(f"Missing required parameter: '{param}'.", param=param)
     if kind == "extra_forbidden":
         return InvalidRequest(f"Unknown parameter: '{param}'.", param=param)
-    if kind in _TYPE_NAMES:
-        return InvalidRequest(f"Invalid type for '{param}': expected {_TYPE_NAMES[kind]}.", param=param)
-    if kind == "string_pattern_mismatch" and context.get("pattern") == NUL_FREE:
+    if kind.startswith(WRONG_KIND) and isinstance(error["input"], dict):
+        param = f"{param}.{kind.removeprefix(WRONG_KIND)}"
+        return InvalidRequest(f"Invalid '{param}': supported values are: {error['msg']}.", param=param)
+    if kind == "literal_error":
+        return InvalidRequest(f"Invalid '{param}': supported values are: {context['expected']}.", param=param)
+    if kind in _EXPECTED or kind == WRONG_TYPE or kind.startswith(WRONG_KIND):
+        expected = error["msg"] if kind == WRONG_TYPE else _EXPECTED.get(kind, "an object")
+        return InvalidRequest(f"Invalid type for '{param}': expected {expected}.", param=param)
+    if kind == "string_pattern_mismatch" and context["pattern"] == NUL_FREE:
         return InvalidRequest(f"'{param}' contains a NUL character.", param=param)
-    return InvalidRequest(f"Invalid '{param}': {error['msg']}.", param=param)
+    message = error["msg"].replace("List", "Array").replace(" after validation", "")
+    return InvalidRequest(f"Invalid '{param}': {message}.", param=param)
 
 
 def _path(loc: tuple[int | str, ...], unknown_key: bool) -> str:
-    """("messages", 2, "=user", "content") as "messages[2].content"; "=" marks the chosen member of a union."""
+    """("messages", 2, "=user", "content") as "messages[2].content".
+
+    A part that begins with "=" marks the chosen member of a union, unless it is the caller's own unknown key.
+    """
     path = ""
     for i, part in enumerate(loc):
         if isinstance(part, int):

@@ -24,7 +24,7 @@ from routing.schema import (
     Verdict,
 )
 from serving.errors import StackError
-from serving.tiers import Call, Frame
+from serving.tiers import Call, Frame, RouterScore
 
 METADATA_VERSION = "1"
 SELF_PROVIDER = "self"
@@ -59,6 +59,12 @@ class Booking:
         self.replica_id = frame.replica_id or self.replica_id
         self.model = frame.model or self.model
 
+    def settle_score(self, score: RouterScore) -> None:
+        """Take a router score's usage; a score comes whole, so its only token is its first."""
+        self.first_token = time.perf_counter()
+        self.usage, self.engine_s = score.usage, score.engine_s
+        self.replica_id, self.model = score.replica_id, score.model
+
 
 @dataclass(slots=True)
 class RequestTrace:
@@ -86,8 +92,9 @@ class RequestTrace:
     ) -> Iterator[Booking]:
         """Book one call of one model; whatever ends the block settles it.
 
-        A StackError gives its code, a cancellation CANCELLED, a closed generator ABORTED unless the block said otherwise.
-        An unsettled draft that was cut short is billed for the tokens that were seen, marked estimated.
+        A StackError gives its code, a cancellation or a closed generator CANCELLED unless the block said otherwise.
+        An answer that was cut short is billed for the tokens that were seen, marked estimated; a provider we hung up on
+        before its first token is billed for the prompt, which it had read.
         """
         booking = Booking(kind, tier, provider, model, try_number, time.perf_counter())
         self.bookings.append(booking)
@@ -101,12 +108,27 @@ class RequestTrace:
             raise
         finally:
             booking.ended = time.perf_counter()
-            if booking.usage is None and booking.output_tokens_seen:
+            cut_short = booking.outcome in (AttemptOutcome.CANCELLED, AttemptOutcome.ABORTED)
+            if booking.usage is None and (booking.output_tokens_seen or (cut_short and provider != SELF_PROVIDER)):
                 booking.usage = Usage(
                     input_tokens=self.call.features.input_tokens,
                     output_tokens=booking.output_tokens_seen,
                     estimated=True,
                 )
+
+    def release(self, frame: Frame) -> Frame:
+        """Note that this frame leaves for the client; the first one ends the hold."""
+        if self.released is None:
+            self.released = time.perf_counter()
+        return frame
+
+    def booking(self, kind: AttemptKind) -> Booking | None:
+        """The latest attempt of a kind, None when there was none."""
+        return next((b for b in reversed(self.bookings) if b.kind is kind), None)
+
+    def has_served(self, tier: Tier) -> bool:
+        """Whether an answer of this tier is on its way to the client."""
+        return self.served is not None and self.served.tier is tier
 
     def fail(self, error: BaseException) -> None:
         """Note how the request ended for the client when it did not end well."""
@@ -121,8 +143,9 @@ class RequestTrace:
 
     def _settle(self, booking: Booking) -> Attempt:
         ended = booking.ended if booking.ended is not None else time.perf_counter()
+        outcome = booking.outcome or AttemptOutcome.USED
         cost_usd, source = attempt_cost(
-            booking.tier, booking.provider, booking.model, booking.usage, booking.engine_s, self.cost
+            booking.tier, booking.provider, booking.model, booking.usage, booking.engine_s, self.cost, outcome=outcome
         )
         return Attempt(
             kind=booking.kind,
@@ -130,7 +153,7 @@ class RequestTrace:
             provider=booking.provider,
             model=booking.model,
             try_number=booking.try_number,
-            outcome=booking.outcome or AttemptOutcome.USED,
+            outcome=outcome,
             error=booking.error,
             usage=booking.usage,
             started_s=booking.started - self.started,
@@ -141,6 +164,11 @@ class RequestTrace:
             cost_usd=cost_usd,
             price_source=source,
         )
+
+    def _warm_tokens(self) -> int:
+        """The most tokens of this prompt that any attempt at the answer found cached."""
+        answers = (AttemptKind.DRAFT, AttemptKind.FRONTIER)
+        return max((b.usage.cached_tokens or 0 for b in self.bookings if b.kind in answers and b.usage), default=0)
 
     @property
     def held_s(self) -> float | None:
@@ -174,7 +202,7 @@ class RequestTrace:
             duration_s=time.perf_counter() - self.started,
             degraded=self.degraded,
             cost_usd=None if None in known else sum(c for c in known if c is not None),
-            baseline_cost_usd=baseline_cost(served.usage if served else None, self.cost),
+            baseline_cost_usd=baseline_cost(served.usage if served else None, self.cost, self._warm_tokens()),
             config_hash=self.config_hash,
             session_id=self.call.session_id,
             attempts=attempts,

@@ -28,7 +28,7 @@ from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.metrics.loggers import StatLoggerBase
 from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 
@@ -38,6 +38,7 @@ from serving.errors import ContextLengthExceeded, InvalidRequest, QueueFull, Sta
 BUSY_RETRY_AFTER_S = 1.0
 SSE_PREFIX = "data: "
 SSE_END = "[DONE]"
+ABORTED = "abort"  # finish reason of a request that vLLM itself dropped; no client may take it for an answer
 TOO_LONG = frozenset({"input_tokens", "input_text"})  # `parameter` of vLLM's context length errors
 
 # Foreign exception -> ours; the first row that matches. Whatever is not listed is the engine's failure: the cascade
@@ -66,7 +67,6 @@ class Evidence:
     text: str
     logprobs: tuple[float, ...]
     n_tokens: int
-    finish_reason: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +107,14 @@ class Watch:
     something: asyncio.Event = field(default_factory=asyncio.Event)
 
     def see(self, output: RequestOutput) -> None:
-        """Note the new tokens of every choice in a delta output."""
+        """Note the new tokens of every choice in a delta output. Raises EngineGenerateError for an aborted choice."""
         for choice in output.outputs:
+            if choice.finish_reason == ABORTED:
+                raise EngineGenerateError("the engine gave the request up")
             rows = choice.logprobs or ()
             logprobs = tuple(row[token].logprob for token, row in zip(choice.token_ids, rows, strict=False))
-            if choice.text or choice.token_ids or choice.finish_reason:
-                self.news.append(
-                    Evidence(choice.index, choice.text, logprobs, len(choice.token_ids), choice.finish_reason)
-                )
+            if choice.text or choice.token_ids:
+                self.news.append(Evidence(choice.index, choice.text, logprobs, len(choice.token_ids)))
         self.something.set()
 
     def take(self) -> tuple[Evidence, ...]:
@@ -152,8 +152,8 @@ class LoadMeter(StatLoggerBase):  # type: ignore[misc]  # vLLM is untyped here
         """Nothing to say; the interface asks for it."""
 
 
-class WatchedEngine(AsyncLLM):  # type: ignore[misc]  # vLLM is untyped here
-    """AsyncLLM whose requests can be watched; unwatched requests pass through untouched.
+class Watching:
+    """Lays itself over an engine's `generate`: watched requests are noted, all others pass through untouched.
 
     A watched request always runs with deltas and with the sampled tokens' logprobs (logprobs=0: no top-k is computed),
     whatever the client asked for; vLLM's serving objects drop logprobs that were not requested.
@@ -167,10 +167,7 @@ class WatchedEngine(AsyncLLM):  # type: ignore[misc]  # vLLM is untyped here
         """As AsyncLLM.generate."""
         watch = self.watches.get(request_id)
         if watch is None:
-            outputs: AsyncGenerator[RequestOutput, None] = super().generate(
-                prompt, sampling_params, request_id, **options
-            )
-            return outputs
+            return super().generate(prompt, sampling_params, request_id, **options)  # type: ignore[misc, no-any-return]
         watch.outputs = self._watched(watch, prompt, sampling_params, request_id, options)
         return watch.outputs
 
@@ -181,7 +178,7 @@ class WatchedEngine(AsyncLLM):  # type: ignore[misc]  # vLLM is untyped here
             sampling_params.logprobs = 0
         final_only = sampling_params.output_kind is RequestOutputKind.FINAL_ONLY
         sampling_params.output_kind = RequestOutputKind.DELTA
-        outputs = super().generate(prompt, sampling_params, request_id, **options)
+        outputs = super().generate(prompt, sampling_params, request_id, **options)  # type: ignore[misc]
         merged: RequestOutput | None = None
         try:
             async for output in outputs:
@@ -200,6 +197,10 @@ class WatchedEngine(AsyncLLM):  # type: ignore[misc]  # vLLM is untyped here
             raise
         finally:
             await outputs.aclose()  # aborts the request in the engine when it is still running
+
+
+class WatchedEngine(Watching, AsyncLLM):  # type: ignore[misc]  # vLLM is untyped here
+    """vLLM's engine, watched."""
 
 
 class VllmEngine:

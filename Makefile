@@ -1,0 +1,66 @@
+# `make serve` and `make test` do everything on a fresh machine with Python 3.11; `make help` lists the rest.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PROFILE ?= deploy/profiles/cpu.yaml
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes
+
+.DEFAULT_GOAL := help
+.PHONY: help setup weights serve test check lint types contracts unit e2e bench golden lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: $(STAMP) ## make .venv and install the CPU lock file
+
+# torch first and apart: see deploy/locks/torch-cpu.txt. Where no CPU build is on offer, the plain build comes with its CUDA libraries.
+$(STAMP): deploy/locks/cpu.txt deploy/locks/torch-cpu.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Tierwise needs Python 3.11 ($(PYTHON) not found; set PYTHON=...)"; exit 1; }
+	@echo "[1/2] virtual environment: $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "[2/2] $$(grep -c == deploy/locks/cpu.txt) pinned packages (about 1 GB to download; 1 to 5 minutes)"
+	@started=$$(date +%s); \
+	$(PIP) -q -r deploy/locks/torch-cpu.txt 2>/dev/null \
+	  || { echo "no CPU build of torch on offer: installing the plain one with its libraries"; $(BIN)/python -m pip install -q torch==2.13.0; }; \
+	$(PIP) --progress-bar on -r deploy/locks/cpu.txt | grep -E '^(Downloading|Installing|Successfully|ERROR)' | cut -c1-110; \
+	$(BIN)/python -c 'import torch, vllm, ray' && echo "installed in $$(( $$(date +%s) - started )) s" && touch $@
+
+weights: $(STAMP) ## fetch, verify and convert the embedded models
+	@$(BIN)/python -m models fetch embedded
+
+serve: weights ## start router, tier 1, stand-in frontier and gateway; Ctrl-C stops everything
+	@$(BIN)/python -m serving serve $(PROFILE)
+
+test: weights check unit e2e ## everything CI runs: lint, types, contracts, unit, journey and end-to-end tests
+
+check: lint types contracts ## static checks only
+
+lint: $(STAMP) ## ruff: rules and format
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(STAMP) ## mypy --strict
+	@$(BIN)/mypy
+
+contracts: $(STAMP) ## the import arrows between the folders
+	@$(BIN)/lint-imports --no-logo
+
+unit: $(STAMP) ## unit and journey tests: no engine, a few minutes
+	@$(BIN)/python -m pytest -m "not e2e and not gpu" -q
+
+e2e: weights ## end-to-end tests on real vLLM engines on Ray Serve
+	@$(BIN)/python -m pytest -m "e2e" -q
+
+bench: weights ## throughput and latency runs against a stack it starts itself
+	@$(BIN)/python -m benchmarks gateway
+
+golden: $(STAMP) ## rewrite the golden files; review the diff
+	@TIERWISE_GOLDEN=1 $(BIN)/python -m pytest -q -m "not e2e and not gpu" -k golden
+
+lock: ## resolve pyproject.toml into deploy/locks/cpu.txt again (needs uv)
+	uv pip compile -q pyproject.toml --extra cpu --extra train --extra dev --python-version 3.11 \
+	  --python-platform x86_64-manylinux_2_28 --overrides deploy/locks/overrides.txt --overrides deploy/locks/overrides-cpu.txt \
+	  --no-emit-package torch --no-emit-find-links --generate-hashes --no-header --no-annotate -o deploy/locks/cpu.txt
+
+clean: ## remove caches; keeps .venv and the weights
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

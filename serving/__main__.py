@@ -1,0 +1,177 @@
+"""Commands: serve the stack, check a configuration, ask one question, read the ledger, make an API key."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+# Ray reads these when it is imported: no usage reports, and the handle path without its extra thread hop.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
+
+import yaml
+
+from serving.errors import StackError
+
+DEFAULT_PROFILE = "deploy/profiles/cpu.yaml"
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status. A named error is one line, not a traceback."""
+    args = parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except StackError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every command with its options and a line on what it is for."""
+    top = argparse.ArgumentParser(prog="python -m serving", description=__doc__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("serve", help="start the whole stack and serve until Ctrl-C")
+    command.add_argument("config", nargs="?", default=DEFAULT_PROFILE, type=Path, help=f"profile ({DEFAULT_PROFILE})")
+    command.set_defaults(run=run_serve)
+
+    command = commands.add_parser("validate", help="check a profile; exit status 2 and every wrong key when it is bad")
+    command.add_argument("config", type=Path, help="the profile to check")
+    command.add_argument("--show", action="store_true", help="print the resolved tree, secrets masked")
+    command.set_defaults(run=run_validate)
+
+    command = commands.add_parser("ask", help="ask a running stack one question; print the answer and its path")
+    command.add_argument("question", help="the user message")
+    command.add_argument("--model", default="auto", help="auto, auto:cheap, auto:quality, tier1 or frontier")
+    command.add_argument("--url", default=DEFAULT_URL, help=f"where the stack listens ({DEFAULT_URL})")
+    command.add_argument("--max-tokens", type=int, default=256, help="longest answer, in tokens (256)")
+    command.set_defaults(run=run_ask)
+
+    ledger = commands.add_parser("ledger", help="read the ledger").add_subparsers(required=True, metavar="ACTION")
+    command = ledger.add_parser("tail", help="the latest requests, one line each")
+    command.add_argument("-n", type=int, default=20, help="how many (20)")
+    command.add_argument("-f", "--follow", action="store_true", help="keep printing new ones until Ctrl-C")
+    command.add_argument("--config", default=DEFAULT_PROFILE, type=Path, help=f"profile ({DEFAULT_PROFILE})")
+    command.set_defaults(run=run_ledger_tail)
+    command = ledger.add_parser("export", help="every request with its attempts as JSON lines")
+    command.add_argument("--out", type=Path, help="file to write (standard output)")
+    command.add_argument("--since", help="first moment, ISO 8601 UTC")
+    command.add_argument("--until", help="first moment no longer exported, ISO 8601 UTC")
+    command.add_argument("--config", default=DEFAULT_PROFILE, type=Path, help=f"profile ({DEFAULT_PROFILE})")
+    command.set_defaults(run=run_ledger_export)
+
+    command = commands.add_parser(
+        "new-key", help="make an API key: the key once, and its hashed entry for the keys file"
+    )
+    command.add_argument("tenant", help="who the key belongs to")
+    command.add_argument("--admin", action="store_true", help="may read /metrics")
+    command.set_defaults(run=run_new_key)
+    return top
+
+
+def run_serve(args: argparse.Namespace) -> int:
+    """Start everything, print how to use it, wait for Ctrl-C, stop everything."""
+    from serving.config import load_config
+    from serving.supervisor import serve_until_stopped
+
+    return serve_until_stopped(load_config(args.config))
+
+
+def run_validate(args: argparse.Namespace) -> int:
+    """Read the profile exactly as `serve` would."""
+    from serving.config import load_config
+
+    config = load_config(args.config)
+    if args.show:
+        print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
+    print(f"{args.config} is valid; config hash {config.hash}")
+    return 0
+
+
+def run_ask(args: argparse.Namespace) -> int:
+    """One chat completion over HTTP."""
+    import httpx
+
+    body = {
+        "model": args.model,
+        "max_tokens": args.max_tokens,
+        "messages": [{"role": "user", "content": args.question}],
+    }
+    headers = {"authorization": f"Bearer {key}"} if (key := os.environ.get("TIERWISE_API_KEY")) else {}
+    try:
+        reply = httpx.post(f"{args.url}/v1/chat/completions", json=body, headers=headers, timeout=600)
+    except httpx.ConnectError:
+        print(f"error: nothing listens at {args.url}; start the stack with: make serve", file=sys.stderr)
+        return 1
+    answer = reply.json()
+    if reply.is_error:
+        print(f"error {reply.status_code}: {answer['error']['message']}", file=sys.stderr)
+        return 1
+    print(answer["choices"][0]["message"]["content"])
+    print(f"\n{describe_path(answer)}", file=sys.stderr)
+    return 0
+
+
+def describe_path(answer: dict[str, object]) -> str:
+    """The path a request took, in lines: decision, verdict, attempts, money."""
+    facts = json.loads(json.dumps(answer["tierwise"]))
+    p = facts["p_tier1_ok"]
+    decision = f"{facts['decision']}" + (
+        "" if p is None else f", p(tier 1 will do) {p:.2f} of {facts['threshold']:.2f}"
+    )
+    verdict = facts["verdict"]
+    lines = [f"answered by {facts['tier']} ({answer['model']}); category {facts['category']}; decision: {decision}"]
+    if verdict is not None:
+        lines.append(f"draft {'accepted' if verdict['accepted'] else 'rejected: ' + ', '.join(verdict['reasons'])}")
+    for attempt in facts["attempts"]:
+        lines.append(
+            f"  {attempt['kind']:<9}{attempt['outcome']:<10}{dollars(attempt['cost_usd']):>12}  {attempt['model']}"
+        )
+    lines.append(f"cost {dollars(facts['cost_usd'])}, at the frontier {dollars(facts['baseline_cost_usd'])}")
+    return "\n".join(lines)
+
+
+def dollars(value: float | None) -> str:
+    """An amount, or that it is not known."""
+    return "unknown" if value is None else f"${value:.6f}"
+
+
+def run_ledger_tail(args: argparse.Namespace) -> int:
+    """Print the latest rows."""
+    from serving.config import load_config
+    from serving.ledger.reader import LedgerReader
+
+    for line in LedgerReader(load_config(args.config).ledger).tail(args.n, follow=args.follow):
+        print(line, flush=True)
+    return 0
+
+
+def run_ledger_export(args: argparse.Namespace) -> int:
+    """Write the rows as JSON lines."""
+    from serving.config import load_config
+    from serving.ledger.reader import LedgerReader
+
+    reader = LedgerReader(load_config(args.config).ledger)
+    out = args.out.open("w", encoding="utf-8") if args.out else sys.stdout
+    with out:
+        for row in reader.requests(since=args.since, until=args.until):
+            out.write(row.model_dump_json() + "\n")
+    return 0
+
+
+def run_new_key(args: argparse.Namespace) -> int:
+    """Print the plain key to standard error's reader once and the entry to standard output."""
+    from serving.keys import new_key
+
+    plain, entry = new_key(args.tenant, admin=args.admin)
+    print(f"the key, shown only now: {plain}", file=sys.stderr)
+    print(yaml.safe_dump([entry.model_dump(mode="json")], sort_keys=False), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""Builds the stack from its configuration: engines, clients, ledger, gateway, once and in one place.
+
+`application` is what Ray Serve deploys; `build_stack` is what each ingress process holds. Nothing happens at import.
+"""
+
+from pathlib import Path
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from serving.config import StackConfig
+from serving.engine import RayRouter, RayTier1, engine_deployment
+from serving.frontier.client import FrontierClient
+from serving.idempotency import IdempotencyStore
+from serving.ingress import Stack, Tokenizer, build_app
+from serving.keys import KeyRing, load_or_make_secret
+from serving.ledger.writer import Ledger
+from serving.telemetry import Telemetry
+from serving.tiers import DraftEngine, RouterModel, Tiers
+from serving.tokenizer import PromptTokenizer
+from serving.weights import model_path
+
+APPLICATION = "tierwise"
+
+
+def build_stack(config: StackConfig, tier1: DraftEngine, router: RouterModel | None, tokenizer: Tokenizer) -> Stack:
+    """Everything one ingress process needs, around tiers that already run."""
+    frontier = FrontierClient(config.frontier)
+    ledger = Ledger(config.ledger)
+
+    async def close() -> None:
+        await frontier.aclose()
+        ledger.close()
+
+    return Stack(
+        tiers=Tiers(router=router, tier1=tier1, frontier=frontier),
+        tokenizer=tokenizer,
+        ledger=ledger,
+        keys=KeyRing.load(config.gateway.keys_file),
+        salt_secret=load_or_make_secret(config.gateway.secret_file),
+        sections=config.sections(),
+        release=config.release,
+        gateway=config.gateway,
+        cost=config.cost,
+        config_hash=config.hash,
+        telemetry=Telemetry(config.hash, ledger),
+        idempotency=IdempotencyStore(config.idempotency),
+        close=close,
+    )
+
+
+@serve.ingress()
+class Ingress:
+    """The gateway as a Ray Serve deployment: one event loop, no engine of its own."""
+
+    def __init__(self, config: StackConfig, tier1: DeploymentHandle, router: DeploymentHandle | None) -> None:
+        tokenizer = PromptTokenizer(Path(model_path(config.tier1.model)))
+        self._stack = build_stack(
+            config,
+            RayTier1(tier1, config.tier1),
+            None if router is None or config.router is None else RayRouter(router, config.router),
+            tokenizer,
+        )
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """The name Ray Serve looks for; called after the constructor."""
+        return build_app(self._stack)
+
+
+def application(config: StackConfig) -> serve.Application:
+    """The Ray Serve application of a whole stack."""
+    gateway = serve.deployment(Ingress).options(
+        name="gateway",
+        num_replicas=config.gateway.replicas,
+        max_ongoing_requests=config.gateway.max_concurrent_requests + 16,  # room for health, metrics and refusals
+        ray_actor_options={"num_cpus": 0},
+    )
+    router = None if config.router is None else engine_deployment("router", config.router)
+    return gateway.bind(config, engine_deployment("tier1", config.tier1), router)

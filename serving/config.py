@@ -1,0 +1,133 @@
+"""The one reader of configuration: a YAML profile, `STACK_*` variables over it, secrets as ${ENV}.
+
+Sections are frozen models beside the functions they steer; `StackConfig` is their tree. Unknown keys are refused by
+name, and the hash of the resolved tree (without its secrets) goes into every ledger row.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError, model_validator
+
+from routing.cost import CostConfig
+from routing.gate import GateConfig
+from routing.policy import PolicyConfig
+from routing.schema import Record
+from serving.cascade import CascadeConfig, Sections
+from serving.engine import EngineConfig
+from serving.errors import ConfigInvalid
+from serving.frontier.config import FrontierConfig
+from serving.hold import DraftConfig
+from serving.idempotency import IdempotencyConfig
+from serving.ingress import GatewayConfig
+from serving.ledger.config import LedgerConfig
+from serving.release import ReleaseConfig
+from serving.standin import StandinConfig
+
+ENV_PREFIX = "STACK_"
+ENV_NESTING = "__"
+SECRET = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+class StackConfig(Record):
+    """The whole tree; each section's docstring says what it steers."""
+
+    gateway: GatewayConfig = GatewayConfig()
+    release: ReleaseConfig = ReleaseConfig()
+    router: EngineConfig | None = None
+    tier1: EngineConfig
+    frontier: FrontierConfig
+    standin: StandinConfig | None = None
+    policy: PolicyConfig = PolicyConfig()
+    gate: GateConfig = GateConfig()
+    draft: DraftConfig = DraftConfig()
+    cascade: CascadeConfig = CascadeConfig()
+    cost: CostConfig = CostConfig()
+    ledger: LedgerConfig
+    idempotency: IdempotencyConfig = IdempotencyConfig()
+
+    @model_validator(mode="after")
+    def _judge_needs_a_router(self) -> "StackConfig":
+        if self.gate.judge_threshold is not None and self.router is None:
+            raise ValueError("gate.judge_threshold is set but there is no router to ask; add `router:` or unset it")
+        return self
+
+    @cached_property
+    def hash(self) -> str:
+        """First 12 hex digits of the SHA-256 of the tree; secrets are masked, so it can be shown."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def sections(self) -> Sections:
+        """What one request's path through the cascade is steered by."""
+        return Sections(self.policy, self.gate, self.draft, self.cascade)
+
+
+def load_config(path: Path, env: Mapping[str, str] = os.environ) -> StackConfig:
+    """Read, overlay, resolve and validate a profile.
+
+    STACK_GATEWAY__PORT=9000 sets gateway.port; the value is read as YAML. "${NAME}" anywhere in a text is replaced by that
+    environment variable. Raises ConfigInvalid naming every key that is wrong, all at once.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigInvalid(f"cannot read the configuration {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigInvalid(f"{path} is not YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigInvalid(f"{path} must hold a mapping of sections, found {type(tree).__name__}")
+    tree = resolve_secrets(overlay(tree, env), env, "")
+    try:
+        return StackConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigInvalid(f"{path} is not a valid configuration:\n{explain(error)}") from error
+
+
+def overlay(tree: dict[str, Any], env: Mapping[str, str]) -> dict[str, Any]:
+    """The tree with STACK_* variables laid over it; nothing of the argument is changed."""
+    result: dict[str, Any] = json.loads(json.dumps(tree, default=str))
+    for name in sorted(n for n in env if n.startswith(ENV_PREFIX)):
+        *parents, leaf = name.removeprefix(ENV_PREFIX).lower().split(ENV_NESTING)
+        node = result
+        for parent in parents:
+            child = node.setdefault(parent, {})
+            if not isinstance(child, dict):
+                raise ConfigInvalid(f"{name}: {parent!r} is a value in the profile, not a section")
+            node = child
+        node[leaf] = yaml.safe_load(env[name])
+    return result
+
+
+def resolve_secrets(value: Any, env: Mapping[str, str], path: str) -> Any:
+    """Replace ${NAME} in every text; the only way a secret enters the tree. Raises ConfigInvalid when it is unset."""
+    if isinstance(value, dict):
+        return {k: resolve_secrets(v, env, f"{path}.{k}" if path else str(k)) for k, v in value.items()}
+    if isinstance(value, list):
+        return [resolve_secrets(v, env, f"{path}[{i}]") for i, v in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def lookup(match: re.Match[str]) -> str:
+        if match[1] not in env:
+            raise ConfigInvalid(f"{path}: the environment variable {match[1]} is not set")
+        return env[match[1]]
+
+    return SECRET.sub(lookup, value)
+
+
+def explain(error: ValidationError) -> str:
+    """One line per wrong key: its dotted path, what is wrong, and the value seen unless it may be a secret."""
+    lines = []
+    for item in error.errors(include_url=False, include_context=False):
+        path = ".".join(str(part) for part in item["loc"]) or "(top level)"
+        seen = "" if "key" in path or isinstance(item["input"], dict | list) else f" (seen: {item['input']!r:.80})"
+        lines.append(f"  {path}: {item['msg']}{seen}")
+    return "\n".join(lines)

@@ -1,0 +1,101 @@
+"""Prometheus metrics, all fed from the settled request record; every label set is a closed one.
+
+Labels are tiers, kinds, outcomes and reasons, never tenants, models or texts: the number of series has a fixed bound.
+"""
+
+from collections.abc import Iterable
+from functools import partial
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from routing.schema import RequestRecord
+from serving.ledger.writer import Ledger
+
+LATENCY_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class Telemetry:
+    """The metrics of one ingress process. Names are listed in deploy/README.md."""
+
+    def __init__(self, config_hash: str, ledger: Ledger | None = None) -> None:
+        self.registry = CollectorRegistry()
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry, buckets=LATENCY_BUCKETS_S)
+        self.requests = counter(
+            "tierwise_requests", "Requests by how they ended", ["api", "requested_model", "tier", "outcome"]
+        )
+        self.errors = counter("tierwise_request_errors", "Requests that failed, by error code", ["code"])
+        self.decisions = counter("tierwise_decisions", "Tier decisions by reason", ["tier", "reason", "category"])
+        self.verdicts = counter("tierwise_verdicts", "Drafts judged", ["accepted", "category"])
+        self.rejections = counter("tierwise_rejections", "Reasons of rejected drafts", ["reason"])
+        self.attempts = counter("tierwise_attempts", "Calls of models", ["kind", "outcome", "error"])
+        self.tokens = counter("tierwise_tokens", "Tokens by direction", ["kind", "direction"])
+        self.cost = counter("tierwise_cost_usd", "Dollars spent, by kind of attempt", ["kind"])
+        self.baseline = counter(
+            "tierwise_baseline_cost_usd", "Dollars the same answers would have cost at the frontier"
+        )
+        self.unpriced = counter(
+            "tierwise_unknown_price_attempts", "Attempts whose price is unknown: fix the price table", ["kind"]
+        )
+        self.steering = counter("tierwise_steering_attempts", "Prompts that try to choose their own tier")
+        self.degraded = counter("tierwise_degraded", "Tier-1 answers shown because the frontier was down")
+        self.duration = histogram("tierwise_request_duration_seconds", "Whole requests", ["tier"])
+        self.ttft = histogram("tierwise_ttft_seconds", "Arrival to first released frame", ["tier"])
+        self.held = histogram("tierwise_held_seconds", "Hold of drafts")
+        self.in_flight = gauge("tierwise_in_flight_requests", "Requests being answered")
+        self.refused = counter("tierwise_refused", "Requests refused because this process was full")
+        gauge("tierwise_config_info", "The running configuration", ["hash"]).labels(config_hash).set(1)
+        if ledger is not None:
+            self.registry.register(LedgerCollector(ledger))
+
+    def observe(self, row: RequestRecord) -> None:
+        """Count one settled request."""
+        tier = row.served_tier or "none"
+        category = row.features.category if row.features else "none"
+        self.requests.labels(row.api, row.requested_model, tier, row.outcome).inc()
+        self.duration.labels(tier).observe(row.duration_s)
+        if row.error is not None:
+            self.errors.labels(row.error).inc()
+        if row.ttft_s is not None:
+            self.ttft.labels(tier).observe(row.ttft_s)
+        if row.held_s is not None:
+            self.held.observe(row.held_s)
+        if row.decision is not None:
+            self.decisions.labels(row.decision.tier, row.decision.reason, category).inc()
+        if row.verdict is not None:
+            self.verdicts.labels(str(row.verdict.accepted).lower(), category).inc()
+            for reason in row.verdict.reasons:
+                self.rejections.labels(reason).inc()
+        if row.degraded:
+            self.degraded.inc()
+        if row.baseline_cost_usd is not None:
+            self.baseline.inc(row.baseline_cost_usd)
+        for attempt in row.attempts:
+            self.attempts.labels(attempt.kind, attempt.outcome, attempt.error or "none").inc()
+            if attempt.usage is not None:
+                self.tokens.labels(attempt.kind, "input").inc(attempt.usage.input_tokens)
+                self.tokens.labels(attempt.kind, "cached").inc(attempt.usage.cached_tokens or 0)
+                self.tokens.labels(attempt.kind, "output").inc(attempt.usage.output_tokens)
+            if attempt.cost_usd is None:
+                self.unpriced.labels(attempt.kind).inc()
+            else:
+                self.cost.labels(attempt.kind).inc(attempt.cost_usd)
+
+    def render(self) -> bytes:
+        """The text exposition."""
+        return generate_latest(self.registry)
+
+
+class LedgerCollector(Collector):
+    """What the ledger says of itself, read when scraped."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """One gauge per counter of the ledger."""
+        for name, value in self._ledger.counters().items():
+            yield GaugeMetricFamily(f"tierwise_ledger_{name}", f"Ledger: {name.replace('_', ' ')}", value=value)
