@@ -5,7 +5,6 @@ references expanded and patterns turned into automata, so a hundred bytes can co
 """
 
 import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,8 +18,15 @@ MAX_COUNT = 4_096
 MAX_PATTERN_CHARS = 256
 
 # Where subschemas live; what is under any other keyword is data. In place: they judge the same value as their parent.
-_NESTED = ("additionalItems", "additionalProperties", "contains", "items", "propertyNames")
-_NESTED += ("unevaluatedItems", "unevaluatedProperties")
+_NESTED = (
+    "additionalItems",
+    "additionalProperties",
+    "contains",
+    "items",
+    "propertyNames",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+)
 _NESTED_LISTS = ("items", "prefixItems")
 _NESTED_MAPS = ("$defs", "definitions", "patternProperties", "properties")
 _IN_PLACE = ("else", "if", "not", "then")
