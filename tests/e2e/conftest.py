@@ -5,6 +5,10 @@ Each fixture is one piece of the stack, so that a test takes what it needs and n
 
 import asyncio
 import os
+
+# As `python -m serving` sets them, and before Ray is imported: the tests run what production runs.
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -36,13 +40,9 @@ TIER1 = EngineConfig(
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything here is end to end, shares one event loop with its fixtures, and has minutes for the first start."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker("e2e")
-            item.add_marker(pytest.mark.asyncio(loop_scope="session"))
-            item.add_marker(pytest.mark.timeout(600))
+# Every file here sets `pytestmark = END_TO_END`: one event loop for all (Serve binds handles to it), and the time that
+# the first start of an engine needs.
+END_TO_END = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +56,6 @@ def models() -> Path:
 @pytest.fixture(scope="session")
 def ray_local(models: Path) -> Iterator[None]:
     """A Ray of our own on loopback: no dashboard, no reports, a small object store."""
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     import ray
     from ray import serve
 

@@ -1,0 +1,112 @@
+"""A caller that leaves frees the engine: nothing is generated for nobody (faults 41 and 43)."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from serving.engine import EngineStats, RayTier1
+from serving.errors import QueueFull
+from serving.tiers import Call
+from tests.e2e.conftest import END_TO_END, TIER1, until_idle
+
+pytestmark = END_TO_END
+
+NewCall = Callable[..., Call]
+
+LONG_ANSWER = {
+    "messages": [{"role": "user", "content": "Write a very long story."}],
+    "max_tokens": 1500,
+    "min_tokens": 1400,
+    "temperature": 0.0,
+}
+# Six steps of prefill, so that it is still under way when we leave.
+LONG_PROMPT = {"messages": [{"role": "user", "content": "word " * 3000}], "max_tokens": 900, "min_tokens": 800}
+FREED_WITHIN_S = 10.0  # liveness on a loaded machine; one engine step cannot be aborted and may take a second
+
+
+async def running(handle: Any) -> EngineStats:
+    """Wait until vLLM works on a request."""
+    async with asyncio.timeout(60):
+        while True:
+            stats: EngineStats = await handle.stats.remote()
+            if stats.running:
+                return stats
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+async def test_closing_in_the_middle_aborts_in_the_engine(
+    tier1: RayTier1, tier1_handle: Any, new_call: NewCall, stream: bool
+) -> None:
+    frames = tier1.draft(new_call(LONG_ANSWER, stream=stream))
+    for _ in range(5):
+        await anext(frames)
+    assert (await tier1_handle.stats.remote()).running == 1
+    began = time.perf_counter()
+    await frames.aclose()
+    stats = await until_idle(tier1_handle, FREED_WITHIN_S)
+    print(f"freed after {time.perf_counter() - began:.3f} s")
+    assert (stats.running, stats.waiting) == (0, 0)
+    assert stats.generated_tokens < (await tier1_handle.stats.remote()).generated_tokens + 1
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+async def test_leaving_before_the_first_token_aborts_in_the_engine(
+    tier1: RayTier1, tier1_handle: Any, new_call: NewCall, stream: bool
+) -> None:
+    async def first_frame() -> None:
+        await anext(tier1.draft(new_call(LONG_PROMPT, stream=stream, salt=f"fresh-{time.time()}")))
+
+    task = asyncio.create_task(first_frame())
+    await running(tier1_handle)
+    began = time.perf_counter()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    stats = await until_idle(tier1_handle, FREED_WITHIN_S)
+    print(f"freed after {time.perf_counter() - began:.3f} s")
+    assert (stats.running, stats.waiting) == (0, 0)
+
+
+async def test_many_cancels_at_odd_moments_leave_nothing_behind(
+    tier1: RayTier1, tier1_handle: Any, new_call: NewCall
+) -> None:
+    async def leave_after(delay_s: float, stream: bool) -> None:
+        try:
+            async with asyncio.timeout(delay_s):
+                async for _ in tier1.draft(new_call(LONG_ANSWER, stream=stream)):
+                    pass
+        except TimeoutError:
+            pass
+
+    await asyncio.gather(*[leave_after(0.01 + 0.07 * i, i % 2 == 0) for i in range(TIER1.max_concurrent_requests)])
+    stats = await until_idle(tier1_handle, FREED_WITHIN_S)
+    assert (stats.running, stats.waiting) == (0, 0)
+
+
+async def test_full_queue_refuses_at_once_and_the_queued_are_served(
+    tier1: RayTier1, tier1_handle: Any, new_call: NewCall
+) -> None:
+    """Fault 51: refused with a hint when to come back; nothing waits without end."""
+    places = TIER1.max_concurrent_requests + TIER1.max_queued_requests
+    blockers = [tier1.draft(new_call({**LONG_ANSWER, "min_tokens": 300}, stream=True)) for _ in range(places)]
+    inside = [asyncio.create_task(anext(b)) for b in blockers]
+    try:
+        async with asyncio.timeout(120):
+            for first_frame in list(asyncio.as_completed(inside))[: TIER1.max_concurrent_requests]:
+                await first_frame
+        with pytest.raises(QueueFull) as refusal:
+            async with asyncio.timeout(30):
+                await anext(tier1.draft(new_call(LONG_ANSWER, stream=True)))
+        assert refusal.value.retry_after_s
+    finally:
+        for task in inside:
+            task.cancel()
+        await asyncio.gather(*inside, return_exceptions=True)
+        for blocker in blockers:
+            await blocker.aclose()
+    stats = await until_idle(tier1_handle, FREED_WITHIN_S)
+    assert (stats.running, stats.waiting) == (0, 0)
