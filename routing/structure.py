@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from routing.arithmetic import equations
 from routing.text import edges
 
 Floats = NDArray[np.float64]
@@ -26,6 +27,8 @@ _HEDGE: Final = re.compile(
     re.IGNORECASE,
 )
 _CONCLUSION: Final = re.compile(r"answer|####|therefore|thus|\\boxed|result", re.IGNORECASE)
+_OPTION_NAMED: Final = re.compile(r"\(([A-J])\)")
+_END_CHARS: Final = 200
 _MOSTLY_NUMBER: Final = re.compile(r"\W*[\d.,]+\W*(?:\w{1,8}\W*)?$")
 _DECIMAL: Final = re.compile(r"-?\d+(?:\.\d+)?")
 
@@ -110,6 +113,11 @@ DRAFT_FEATURES: Final = (
     "last_number_whole",
     "answer_found",
     "answer_log_chars",
+    "answer_stated",
+    "log_options_named",
+    "log_equations",
+    "equations_wrong",
+    "equations_wrong_ratio",
 )
 
 
@@ -120,6 +128,7 @@ def draft_structure(prompt: str, draft: str, answer: str | None) -> Floats:
     lines = [line for line in text.splitlines() if line.strip()]
     numbers = _NUMBER.findall(text)
     asked = set(_NUMBER.findall(edges(prompt)))
+    n_equations, n_wrong = equations(text)
     final = normal_answer(numbers[-1]) if numbers else None
     last = float(final) if final is not None and _DECIMAL.fullmatch(final) and len(final) <= 15 else 0.0
     return np.array(
@@ -140,8 +149,18 @@ def draft_structure(prompt: str, draft: str, answer: str | None) -> Floats:
             float(last == math.floor(last)),
             float(answer is not None and answer.strip() != ""),
             math.log1p(len(answer or "")),
+            float(_states(text[-_END_CHARS:], answer)),
+            math.log1p(len(set(_OPTION_NAMED.findall(text)))),
+            math.log1p(n_equations),
+            float(n_wrong > 0),
+            n_wrong / n_equations if n_equations else 0.0,
         ]
     )
+
+
+def _states(ending: str, answer: str | None) -> bool:
+    """Whether the draft's last lines name the extracted answer; where not, the extraction guessed."""
+    return bool(answer) and re.search(rf"(?<!\w){re.escape(answer or '')}(?!\w)", ending) is not None
 
 
 def normal_answer(answer: str | None) -> str | None:

@@ -1,0 +1,249 @@
+"""Fit the heads of router and gate on graded pairs, in seconds to minutes on one CPU core.
+
+Every probability and every metric comes from scores that did not see their own label: folds are split by question for
+the linear stage, and the forest reports its out-of-bag predictions over those.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.ensemble import ExtraTreesRegressor
+from sklearn.linear_model import Ridge
+
+from models.errors import ModelsError
+from routing.calibration import fit_calibration
+from routing.forest import Forest
+from routing.head import (
+    LABEL_SET,
+    N_FAMILIES,
+    Evidence,
+    Floats,
+    Floats32,
+    Head,
+    HeadCard,
+    HeadKind,
+    Linear,
+    TopCard,
+    answers_row,
+    dense_row,
+    scale_structure,
+    structure_row,
+    text_row,
+    texts_of,
+)
+from routing.labels import Pair, fold_of
+from routing.ngrams import N_BUCKETS
+
+log = logging.getLogger(__name__)
+
+N_FOLDS = 5
+MIN_PAIRS = 20  # fewer cannot fill five folds; the rule of thumb for a useful head is hundreds
+MIN_DOCUMENTS = 2  # a word seen in one prompt only says which prompt it was
+RIDGE_STRENGTH = 30.0  # 20 to 40 measured alike on four sets; see benchmarks/LOG.md
+RATE_PRIOR_LABELS = 20.0  # labels of a category that weigh as much as the mean over all
+
+
+class TooFewPairs(ModelsError):
+    """Not enough labels to fit anything."""
+
+
+@dataclass(frozen=True)
+class ForestShape:
+    """How the second stage is grown and how much it counts beside the linear score."""
+
+    n_trees: int = 120
+    min_leaf: int = 10
+    feature_ratio: float = 0.5
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A head with what it predicted out of fold, shape (n, n_targets), by number of further answers."""
+
+    head: Head
+    out_of_fold: Mapping[int, Floats]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Pairs turned into numbers once; every fold takes slices."""
+
+    pairs: Sequence[Pair]
+    evidence: Sequence[Evidence]
+    counts: Sequence[sparse.csr_matrix]
+    structure: Floats
+    labels: Floats
+    categories: tuple[str, ...]
+    category: NDArray[np.int64]
+    fold: NDArray[np.int64] = field(repr=False)
+
+
+def evidence_of(pair: Pair, kind: HeadKind) -> Evidence:
+    """What a head of this kind may see of a pair: never a grade, never the frontier's answer."""
+    if kind is HeadKind.ROUTER:
+        return Evidence(pair.prompt, pair.category)
+    return Evidence(pair.prompt, pair.category, pair.tier1_output or "", pair.tier1_answer, pair.other_answers)
+
+
+def rows_of(kind: HeadKind, pairs: Sequence[Pair], seed: int) -> Rows:
+    """Features and labels of pairs. Raises TooFewPairs."""
+    if len(pairs) < MIN_PAIRS:
+        raise TooFewPairs(f"{len(pairs)} graded pairs; a head needs {MIN_PAIRS} at the very least")
+    evidence = [evidence_of(pair, kind) for pair in pairs]
+    text = [text_row(kind, e) for e in evidence]
+    categories = tuple(sorted({pair.category for pair in pairs}))
+    return Rows(
+        pairs=pairs,
+        evidence=evidence,
+        counts=[_sparse([row[i] for row in text]) for i in range(len(texts_of(kind, evidence[0])) * N_FAMILIES)],
+        structure=np.array([structure_row(kind, e) for e in evidence]),
+        labels=np.array([[pair.gain, float(pair.bad_draft)] for pair in pairs]),
+        categories=categories,
+        category=np.array([categories.index(pair.category) for pair in pairs]),
+        fold=np.array([fold_of(pair.prompt, N_FOLDS, seed) for pair in pairs]),
+    )
+
+
+def _sparse(rows: Sequence[tuple[NDArray[np.int64], Floats32]]) -> sparse.csr_matrix:
+    ends = np.cumsum([0, *(len(buckets) for buckets, _ in rows)])
+    columns = np.concatenate([buckets for buckets, _ in rows])
+    values = np.concatenate([values for _, values in rows])
+    return sparse.csr_matrix((values, columns, ends), shape=(len(rows), N_BUCKETS))
+
+
+def _idf(counts: sparse.csr_matrix, train: NDArray[np.int64]) -> Floats32:
+    documents = np.bincount(counts[train].indices, minlength=N_BUCKETS)
+    idf = np.log((1 + len(train)) / (1 + documents)) + 1
+    # Rounded as it will be stored, so that serving computes the same norm.
+    return np.where(documents >= MIN_DOCUMENTS, idf, 0.0).astype(np.float16).astype(np.float32)
+
+
+def _weighted(counts: sparse.csr_matrix, idf: Floats32) -> sparse.csr_matrix:
+    """`weigh` for many rows at once."""
+    weighted = (counts @ sparse.diags(idf)).tocsr().astype(np.float32)
+    norm = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).ravel())
+    return (sparse.diags((1 / np.where(norm > 0, norm, 1)).astype(np.float32)) @ weighted).tocsr()
+
+
+def fit_linear(rows: Rows, train: NDArray[np.int64]) -> tuple[Linear, Floats]:
+    """The first stage fitted on `train`, and its scores of all rows, shape (n, n_targets)."""
+    n_targets = len(LABEL_SET)
+    idf = np.stack([_idf(counts, train) for counts in rows.counts])
+    mean, spread = rows.structure[train].mean(axis=0), rows.structure[train].std(axis=0)
+    structure = scale_structure(rows.structure, mean, spread)
+    one_hot = np.eye(len(rows.categories), dtype=np.float32)[rows.category]
+    text = [_weighted(counts, i) for counts, i in zip(rows.counts, idf, strict=True)]
+    design = sparse.hstack([*text, sparse.csr_matrix(structure), sparse.csr_matrix(one_hot)], format="csr")
+    design = design.astype(np.float32)
+    ridge = Ridge(alpha=RIDGE_STRENGTH, solver="sparse_cg", tol=1e-3).fit(design[train], rows.labels[train])
+    weights = np.asarray(ridge.coef_, dtype=np.float64).T
+    n_text = len(text) * N_BUCKETS
+    n_structure = structure.shape[1]
+    linear = Linear(
+        idf=idf,
+        text=weights[:n_text].reshape(len(text), N_BUCKETS, n_targets).astype(np.float16).astype(np.float32),
+        mean=mean,
+        spread=spread,
+        structure=weights[n_text : n_text + n_structure],
+        category=weights[n_text + n_structure :],
+        bias=np.asarray(ridge.intercept_, dtype=np.float64),
+    )
+    return linear, np.asarray(ridge.predict(design), dtype=np.float64)
+
+
+def category_rates(rows: Rows, train: NDArray[np.int64]) -> Floats:
+    """Mean label per category, shrunken to the common mean, which is the last row; (n_categories + 1, n_targets)."""
+    common = rows.labels[train].mean(axis=0)
+    total = np.zeros((len(rows.categories), len(LABEL_SET)))
+    np.add.at(total, rows.category[train], rows.labels[train])
+    n = np.bincount(rows.category[train], minlength=len(rows.categories))[:, None]
+    return np.vstack([(total + RATE_PRIOR_LABELS * common) / (n + RATE_PRIOR_LABELS), common])
+
+
+def grow_forest(dense: Floats, labels: Floats, shape: ForestShape, seed: int) -> tuple[Forest, Floats]:
+    """The second stage and its out-of-bag predictions, shape (n, n_targets)."""
+    model = ExtraTreesRegressor(
+        n_estimators=shape.n_trees,
+        min_samples_leaf=min(shape.min_leaf, max(1, len(dense) // 10)),
+        max_features=shape.feature_ratio,
+        bootstrap=True,
+        oob_score=True,
+        random_state=seed,
+    ).fit(dense, labels)
+    trees = [estimator.tree_ for estimator in model.estimators_]
+    n_nodes = max(tree.node_count for tree in trees)
+
+    def padded(name: str, fill: float, dtype: type[np.generic]) -> NDArray[np.generic]:
+        stacked = np.full((len(trees), n_nodes), fill, dtype=dtype)
+        for row, tree in zip(stacked, trees, strict=True):
+            row[: tree.node_count] = getattr(tree, name)
+        return stacked
+
+    feature = padded("feature", -1, np.int32)
+    value = np.zeros((len(trees), n_nodes, labels.shape[1]), dtype=np.float32)
+    for target, tree in zip(value, trees, strict=True):
+        target[: tree.node_count] = tree.value[:, :, 0]
+    forest = Forest(
+        feature=np.maximum(feature, -1).astype(np.int32),
+        threshold=padded("threshold", 0.0, np.float64).astype(np.float64),
+        left=padded("children_left", -1, np.int32).astype(np.int32),
+        right=padded("children_right", -1, np.int32).astype(np.int32),
+        value=value,
+    )
+    # A row that was in every tree's bag has no such prediction; with 120 trees there is none.
+    return forest, np.asarray(model.oob_prediction_, dtype=np.float64)
+
+
+def answer_counts(kind: HeadKind, pairs: Sequence[Pair]) -> tuple[int, ...]:
+    """For how many further answers to train a second stage: none, one, and as many as every pair has."""
+    most = min(len(pair.other_answers) for pair in pairs) if kind is HeadKind.GATE else 0
+    return tuple(sorted({0, min(1, most), most}))
+
+
+def fit_head(kind: HeadKind, name: str, pairs: Sequence[Pair], shape: ForestShape, seed: int) -> Fitted:
+    """One head on one set of pairs. Raises TooFewPairs."""
+    rows = rows_of(kind, pairs, seed)
+    everything = np.arange(len(pairs))
+    linear_scores = np.zeros(rows.labels.shape)
+    rates = np.zeros(rows.labels.shape)
+    for fold in np.unique(rows.fold):
+        train, held = np.flatnonzero(rows.fold != fold), np.flatnonzero(rows.fold == fold)
+        if train.size == 0:
+            raise TooFewPairs(f"{name}: all pairs ask the same question")
+        linear_scores[held] = fit_linear(rows, train)[1][held]
+        rates[held] = category_rates(rows, train)[rows.category[held]]
+    linear, _ = fit_linear(rows, everything)
+    names = [pair.category for pair in pairs]
+    ok = np.array([float(pair.tier1_ok) for pair in pairs])
+    good = np.array([float(not pair.bad_draft) for pair in pairs])
+    forests, tops, out_of_fold = {}, [], {}
+    for n_answers in answer_counts(kind, pairs):
+        answers = [answers_row(e, n_answers) for e in rows.evidence]
+        dense = np.array(
+            [dense_row(*parts) for parts in zip(linear_scores, rates, rows.structure, answers, strict=True)]
+        )
+        weight = shape.weight
+        forests[n_answers], from_forest = grow_forest(dense, rows.labels, shape, seed)
+        scores = weight * from_forest + (1 - weight) * linear_scores
+        out_of_fold[n_answers] = scores
+        tops.append(
+            TopCard(
+                n_answers=n_answers,
+                forest_weight=weight,
+                tier1_ok=fit_calibration(-scores[:, 0], ok, names),
+                draft_good=fit_calibration(-scores[:, 1], good, names),
+            )
+        )
+        log.info("%s: second stage with %d further answers fitted on %d pairs", name, n_answers, len(pairs))
+    card = HeadCard(
+        name=name,
+        categories=rows.categories,
+        n_labels=tuple(int(n) for n in np.bincount(rows.category, minlength=len(rows.categories))),
+        tops=tuple(tops),
+    )
+    return Fitted(Head(kind, card, linear, category_rates(rows, everything), forests), out_of_fold)

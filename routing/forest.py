@@ -1,0 +1,49 @@
+"""Score a forest of regression trees in pure numpy: all trees of all rows step down together."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Trees in parallel arrays, padded to the largest.
+
+    feature: int32 (n_trees, n_nodes), the column a node asks, -1 at a leaf. threshold: float64, same shape; go to
+    `left` when value <= threshold, else to `right` (int32, child indices). value: float32, (…, n_targets).
+    """
+
+    feature: NDArray[np.int32]
+    threshold: NDArray[np.float64]
+    left: NDArray[np.int32]
+    right: NDArray[np.int32]
+    value: NDArray[np.float32]
+
+    def predict(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Mean of the trees' leaves for rows of shape (n, n_features); returns (n, n_targets)."""
+        # float32, as the trees were grown: a threshold lies exactly between two float32 values.
+        x = rows.astype(np.float32)
+        n_trees = self.feature.shape[0]
+        tree = np.arange(n_trees)[None, :]
+        row = np.arange(len(x))[:, None]
+        node = np.zeros((len(x), n_trees), dtype=np.int32)
+        while True:
+            feature = self.feature[tree, node]
+            inner = feature >= 0
+            if not inner.any():
+                return np.asarray(self.value[tree, node].mean(axis=1), dtype=np.float64)
+            goes_left = x[row, np.maximum(feature, 0)] <= self.threshold[tree, node]
+            node = np.where(inner, np.where(goes_left, self.left[tree, node], self.right[tree, node]), node)
+
+    def check(self, n_features: int, n_targets: int) -> None:
+        """Raise ValueError unless every path ends at a leaf and asks only for columns that exist."""
+        n_nodes = self.feature.shape[1]
+        index = np.arange(n_nodes)[None, :]
+        inner = self.feature >= 0
+        children = np.stack([self.left, self.right])
+        if self.value.shape != (*self.feature.shape, n_targets) or self.feature.max(initial=-1) >= n_features:
+            raise ValueError("the forest does not fit its features or targets")
+        # Children come after their parent, so a walk cannot go round in circles.
+        if np.any(inner & ((children <= index) | (children >= n_nodes))):
+            raise ValueError("a tree of the forest does not end")
