@@ -272,7 +272,7 @@ def logprob_summary(logprobs: Sequence[float], window: int) -> tuple[float | Non
     """
     if not logprobs:
         return None, None
-    values = np.array([bounded(logprob) for logprob in logprobs])
+    values = np.nan_to_num(np.asarray(logprobs, dtype=np.float64), nan=LOGPROB_FLOOR).clip(LOGPROB_FLOOR, 0.0)
     sums = np.concatenate(([0.0], np.cumsum(values)))
     width = min(window, len(values))
     worst = (sums[width:] - sums[:-width]).min() / width

@@ -87,20 +87,20 @@ LANGUAGE_OF = {
 # Frequent function words, for scripts that several languages share.
 _COMMON_WORDS: dict[Script, dict[str, str]] = {
     Script.LATIN: {
-        "en": "the of and to is are was that this what which how why with for from you your it i my have has can does "
-        "do not be an as at by they we there would should",
+        "en": "the of and to in on is are was that this what which how why with for from you your it my have has can "
+        "does do not be an as at by or if they we he she his her there would should but will so",
         "de": "der die das und ist nicht ein eine einen einem dem den des mit für auf von zu wie was ich du sie wir es "
-        "im auch sind wird kann bitte warum zum zur",
+        "in im an auch sind wird kann bitte warum zum zur so",
         "fr": "le la les un une des et est que qui dans pour avec pas ne je vous nous il elle sur au aux du ce cette "
-        "comment pourquoi quel quelle sont mon ma",
-        "es": "el la los las un una y es que en para con no por cómo qué cuál del al se su lo más esta este son como "
+        "de en se on comment pourquoi quel quelle sont mon ma",
+        "es": "el la los las un una es que en para con no por cómo qué cuál de del al se su lo más esta este son como "
         "me mi está porque",
-        "it": "il lo la gli le un una e è che di per con non come cosa qual del della dei nel nella sono questo questa "
-        "perché mi più",
-        "pt": "o os as um uma e é que em para com não por como qual do da dos das no na se seu sua mais este esta são "
+        "it": "il lo la gli le un una che di per con non come cosa qual in del della dei nel nella sono questo questa "
+        "se perché mi più",
+        "pt": "os as um uma que em para com não por como qual de do da dos das no na se seu sua mais este esta são me "
         "você está porque",
-        "nl": "de het een en is niet van in op met voor dat wat hoe ik je jij u wij zijn wordt kan naar ook er aan om "
-        "waarom deze dit",
+        "nl": "de het een en is niet van in op met voor dat wat hoe ik je jij wij zijn wordt kan naar ook er aan om of "
+        "waarom deze dit was had",
     },
     Script.CYRILLIC: {
         "ru": "и в не на что как это я с по из для ты мы он она или но есть был почему какой мне все так меня чем",
@@ -117,6 +117,7 @@ COMMON_WORDS = {
     for script, languages in _COMMON_WORDS.items()
 }
 MIN_COMMON_WORDS = 3  # hits before a language counts as clear
+MIN_COMMON_SHARE = 0.15  # of all words; a third of ordinary prose is function words, formulas have none
 CLEAR_FACTOR = 2  # times as many hits as the runner-up
 PERSIAN_LETTERS = frozenset("پچژگ")
 URDU_LETTERS = frozenset("ٹڈڑںے")
@@ -149,7 +150,7 @@ def common_word_hits(text: str, script: Script) -> Counter[str]:
     """How many words of a text are common in each language of a script."""
     counts = Counter(words(text.lower()))
     languages = COMMON_WORDS.get(script, {})
-    return Counter({code: sum(counts[word] for word in common) for code, common in languages.items()})
+    return Counter({code: sum(counts[w] for w in common.intersection(counts)) for code, common in languages.items()})
 
 
 def language(text: str) -> str | None:
@@ -167,8 +168,9 @@ def language(text: str) -> str | None:
         if letters & PERSIAN_LETTERS:
             return "fa"
         return "ar" if "ال" in text else None
-    first, second = (*common_word_hits(text, script).most_common(2), ("", 0), ("", 0))[:2]
-    return first[0] if first[1] >= MIN_COMMON_WORDS and first[1] >= CLEAR_FACTOR * second[1] else None
+    (first, most), (_, next_most) = (*common_word_hits(text, script).most_common(2), ("", 0), ("", 0))[:2]
+    clear = most >= max(MIN_COMMON_WORDS, CLEAR_FACTOR * next_most, MIN_COMMON_SHARE * len(words(text)))
+    return first if clear else None
 
 
 # A request that names a language, or asks for a translation, may be answered in any.

@@ -6,14 +6,14 @@ in every row of them is new.
 """
 
 import re
-from collections import Counter, deque
+from collections import deque
 from typing import Final
 
 SAME_CHARS: Final = 256  # of one character, or of any white space; ruled lines and padding are half as long at most
 MAX_PERIOD: Final = 512  # units; longer repetitions are not looked for
 ONE_WORD_FACTOR: Final = 3  # a period with one word ("False, False, ") fills an 8x8 board before it counts as a loop
 NO_WORD_FACTOR: Final = 8  # one without words ("0, 0, ") a 12x12 matrix
-WINDOW_GRAMS: Final = 256
+WINDOW_GRAMS: Final = 512
 GRAM_WORDS: Final = 4
 GRAM_DISTINCT: Final = 3  # fewer different words in a 4-gram are a list of labels, not prose
 
@@ -41,7 +41,7 @@ class LoopWatch:
         self._period, self._run = 0, 0
         self._words: deque[str] = deque(maxlen=GRAM_WORDS)
         self._grams: deque[tuple[str, ...]] = deque()
-        self._gram_counts: Counter[tuple[str, ...]] = Counter()
+        self._gram_counts: dict[tuple[str, ...], int] = {}
 
     def feed(self, text: str) -> bool:
         """Take the next piece; whether a loop has been seen so far."""
@@ -116,12 +116,13 @@ class LoopWatch:
             return False
         grams, counts = self._grams, self._gram_counts
         grams.append(gram)
-        counts[gram] += 1
+        counts[gram] = counts.get(gram, 0) + 1
         if len(grams) > WINDOW_GRAMS:
             old = grams.popleft()
-            counts[old] -= 1
-            if not counts[old]:
+            if counts[old] == 1:
                 del counts[old]
+            else:
+                counts[old] -= 1
         repeated = len(grams) - len(counts)
         return len(grams) >= self._min_units and repeated >= self._max_repeat_ratio * len(grams)
 
