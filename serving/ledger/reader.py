@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from operator import itemgetter
 
-from sqlalchemy import ColumnElement, Engine, and_, case, func, or_, select, true
+from sqlalchemy import ColumnElement, Connection, Engine, and_, case, func, or_, select, true
 
 from routing.schema import AttemptKind, AttemptOutcome, Record, RequestOutcome, RequestRecord, Tier
 from serving.errors import ConfigInvalid
@@ -58,10 +58,8 @@ class LedgerReader:
     """Reads in transactions of its own, so writers neither wait for it nor make it wait."""
 
     def __init__(self, config: LedgerConfig) -> None:
-        """Raises ConfigInvalid when there is no ledger yet, or the database's driver is not installed."""
-        path = config.sqlite_path
-        if path is not None and not path.exists():
-            raise ConfigInvalid(f"no ledger at {path}: it is made when the stack first starts")
+        """Opens nothing yet. Raises ConfigInvalid for a missing driver; reading raises it when there is no ledger."""
+        self._path = config.sqlite_path
         self._engine: Engine = open_engine(config, read_only=True)
 
     def requests(
@@ -122,7 +120,7 @@ class LedgerReader:
         r, a = requests.c, attempts.c
         joined = attempts.join(requests, r.request_id == a.request_id)
         zero = 0.0
-        with self._engine.connect() as connection:
+        with self._connect() as connection:
             sums = connection.execute(
                 select(
                     func.count(),
@@ -172,9 +170,14 @@ class LedgerReader:
         """Close the connections."""
         self._engine.dispose()
 
+    def _connect(self) -> Connection:
+        if self._path is not None and not self._path.exists():  # SQLite would make an empty one
+            raise ConfigInvalid(f"no ledger at {self._path}: it is made when the stack first starts")
+        return self._engine.connect()
+
     def _page(self, where: Sequence[ColumnElement[bool]], *, newest_first: bool, limit: int) -> list[RequestRecord]:
         order = [column.desc() if newest_first else column.asc() for column in (requests.c.at, requests.c.request_id)]
-        with self._engine.connect() as connection:
+        with self._connect() as connection:
             found = connection.execute(select(requests).where(*where).order_by(*order).limit(limit))
             rows = [row._asdict() for row in found]
             tried = connection.execute(

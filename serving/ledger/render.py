@@ -13,7 +13,7 @@ _NONE = "-"
 def line(record: RequestRecord) -> str:
     """When, which, who answered, why, how the gate ruled, tokens, dollars, dollars at the frontier, milliseconds.
 
-    `-` means there was none, `?` that it is not known.
+    `-` means there was none, `?` that it is not known. Control characters never reach the terminal.
     """
     decision, verdict = record.decision, record.verdict
     served = next((a.usage for a in reversed(record.attempts) if a.outcome.value in {"served", "broken"}), None)
@@ -26,11 +26,12 @@ def line(record: RequestRecord) -> str:
         ruling = "+".join(verdict.reasons)
     tokens = f"{served.input_tokens}/{served.output_tokens}" if served else _NONE
     outcome = record.outcome.value if record.error is None else f"{record.outcome.value} {record.error}"
-    return (
+    text = (
         f"{record.at[:19].replace('T', ' ')}  {record.request_id:<36}  {record.served_tier or _NONE:<9}  {reason:<14}  "
         f"{ruling:<18}  {tokens:>13}  {_usd(record.cost_usd):>10}  {_usd(record.baseline_cost_usd):>10}  "
         f"{record.duration_s * 1000:>7.0f}  {outcome}{' degraded' if record.degraded else ''}"
     )
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def _usd(value: float | None) -> str:

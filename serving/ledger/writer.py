@@ -227,8 +227,8 @@ class Ledger:
             records = self._parse(lines)
             if not self._write(records):
                 return
-            self._spool.commit()
             self.counts.replayed += len(records)
+            self._spool.commit()
         if not self._up.is_set():
             self._up.set()
             self._complained = False
