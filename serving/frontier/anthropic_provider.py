@@ -30,7 +30,7 @@ class AnthropicProvider:
         )
         self._create = (
             self._sdk.messages.with_streaming_response.create
-        )  # imports its resources; not on a request's time
+        )
 
     async def stream(self, request: ProviderRequest) -> AsyncGenerator[Piece, None]:
         """See Provider."""

@@ -153,7 +153,7 @@ MAX_QUOTED_CHARS = 500
 TOO_LONG = re.compile(
     r"maximum context length|prompt is too long", re.I
 )  # vLLM's and Anthropic's words; neither has a code
-KEY_LIKE = re.compile(r"\b(?:sk|pk|key|Bearer)[-_ ][A-Za-z0-9*._-]{6,}")
+KEY_LIKE = re.compile(r"\b(?:[sp]k-|Bearer )[A-Za-z0-9*._-]{6,}")
 
 
 class ProviderFault(Exception):
