@@ -17,6 +17,10 @@ from models.errors import ModelsError
 COMMANDS = {
     # name: (module, what it does)
     "fetch": ("models.fetch", "download, check and convert the weights of models in the catalog"),
+    "train-router": ("models.router.train", "learn from graded pairs which prompts tier 1 answers well enough"),
+    "train-gate": ("models.gate.train", "learn from graded pairs which drafts are good"),
+    "score": ("models.router.evaluate", "say what a trained artefact thinks of graded pairs"),
+    "calibrate": ("models.calibrate", "choose thresholds that keep a quality target, from labels not trained on"),
     "list": ("models.listing", "show the models of the catalog and which are ready"),
 }
 

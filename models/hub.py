@@ -1,7 +1,8 @@
 """A model from the hub: one GGUF file, or a whole repository at one commit.
 
 The hub is asked only after a short knock has shown that it answers, so a machine without it loses seconds, not
-minutes. HF_ENDPOINT and HF_TOKEN mean what they mean to every hub client.
+minutes. HF_ENDPOINT and HF_TOKEN mean what they mean to every hub client. Its libraries are imported inside the
+functions, so that a start that finds its models ready does not wait half a second for them.
 """
 
 import os
@@ -9,8 +10,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import httpx
 
 from models.catalog import GgufFile, HubSource
 from models.errors import HashMismatch, SourceUnavailable
@@ -38,15 +37,7 @@ def download_gguf(source: HubSource, gguf: GgufFile, folder: Path) -> Path:
 
     Raises SourceUnavailable when the hub is out of reach or lacks the file, HashMismatch when it has another one.
     """
-    from huggingface_hub import hf_hub_download  # noqa: PLC0415 - half a second, and only here
-
-    api = _connect()
-    try:
-        path = Path(
-            hf_hub_download(source.repo, gguf.file, revision=source.revision, local_dir=folder, endpoint=api.endpoint)
-        )
-    except _failures() as error:
-        raise SourceUnavailable(_one_line(error)) from error
+    path = _download(_connect(), source, gguf.file, folder)
     if (seen := sha256_of(path)) != gguf.sha256:
         path.unlink()
         advice = "The hub gave another file than the catalog names; it was removed."
@@ -68,25 +59,13 @@ def list_files(source: HubSource) -> list[RepoFile]:
 
 
 def download_snapshot(source: HubSource, files: list[RepoFile], folder: Path) -> None:
-    """Put `files` into `folder`, each with the size and, where the hub names one, the hash it was listed with.
+    """Put `files` into `folder`, each checked against the hash it was listed with. Finished ones are not fetched again.
 
     Raises SourceUnavailable; HashMismatch for a file that arrived wrong.
     """
-    from huggingface_hub import snapshot_download  # noqa: PLC0415
-
     api = _connect()
-    try:
-        snapshot_download(
-            source.repo,
-            revision=source.revision,
-            local_dir=folder,
-            allow_patterns=[file.name for file in files],
-            endpoint=api.endpoint,
-        )
-    except _failures() as error:
-        raise SourceUnavailable(_one_line(error)) from error
     for file in files:
-        path = folder / file.name
+        path = _download(api, source, file.name, folder)
         if file.sha256 is not None and (seen := sha256_of(path)) != file.sha256:
             path.unlink()
             raise HashMismatch(path, file.sha256, seen, "The hub gave another file than it lists; it was removed.")
@@ -94,6 +73,7 @@ def download_snapshot(source: HubSource, files: list[RepoFile], folder: Path) ->
 
 def _connect() -> "HfApi":
     """A client of a hub that answers. Any status will do: what it says about a file is the next question."""
+    import httpx  # noqa: PLC0415
     from huggingface_hub import HfApi, constants  # noqa: PLC0415
 
     if constants.HF_HUB_OFFLINE:
@@ -107,8 +87,17 @@ def _connect() -> "HfApi":
     return HfApi(endpoint=endpoint)
 
 
+def _download(api: "HfApi", source: HubSource, name: str, folder: Path) -> Path:
+    """One file of the repository in `folder`; an interrupted download is continued. Raises SourceUnavailable."""
+    try:
+        return Path(api.hf_hub_download(source.repo, name, revision=source.revision, local_dir=folder))
+    except _failures() as error:
+        raise SourceUnavailable(_one_line(error)) from error
+
+
 def _failures() -> tuple[type[Exception], ...]:
     """What the hub client raises when the hub, the network or the repository is the reason; not a full disk."""
+    import httpx  # noqa: PLC0415
     from huggingface_hub import errors  # noqa: PLC0415
 
     return (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.HFValidationError, httpx.HTTPError)

