@@ -31,6 +31,7 @@ class StackError(Exception):
     type: ClassVar[str] = "api_error"
     code: ClassVar[str] = "internal_error"
     retryable: ClassVar[bool] = False
+    closes: ClassVar[bool] = False  # the connection ends with the answer
 
     def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -58,6 +59,7 @@ class ContextLengthExceeded(InvalidRequest):
 
 class BodyTooLarge(InvalidRequest):
     status, code = 413, "request_too_large"
+    closes = True  # or the rest of the body would still be read, to be thrown away
 
 
 class UnsupportedMedia(InvalidRequest):

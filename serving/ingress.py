@@ -361,7 +361,8 @@ class Admission:
 async def on_stack_error(_: Request, error: Exception) -> Response:
     """A named error: its own status, OpenAI's shape."""
     assert isinstance(error, StackError)
-    return JSONResponse(error.body(), error.http_status, retry_after(error))
+    headers = {**retry_after(error), **({"connection": "close"} if error.closes else {})}
+    return JSONResponse(error.body(), error.http_status, headers)
 
 
 async def on_http_error(_: Request, error: Exception) -> Response:

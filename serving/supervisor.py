@@ -20,7 +20,7 @@ from serving.config import StackConfig
 from serving.errors import StackError
 from serving.keys import require_keys
 from serving.standin import Standin
-from serving.weights import model_path
+from serving.weights import ROOT, model_path
 
 POLL_S = 0.25
 START_TIMEOUT_S = 900
@@ -153,7 +153,7 @@ def local_ray() -> Iterator[None]:
         object_store_memory=256 * 2**20,  # frames and configs only; weights never pass through Ray
         log_to_driver=False,
         logging_level="warning",
-        runtime_env={"env_vars": {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}},
+        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
     )
     try:
         yield
