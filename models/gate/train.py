@@ -1,0 +1,16 @@
+"""`python -m models train-gate`: learn from graded pairs which drafts are good, from text and from further answers."""
+
+import argparse
+
+from models.heads import ForestShape
+from models.router.train import add_arguments, train
+from routing.head import HeadKind
+
+__all__ = ["add_arguments", "run"]
+
+GATE_FOREST = ForestShape(n_trees=150, min_leaf=10)
+
+
+def run(args: argparse.Namespace) -> str:
+    """Train and say what was reached."""
+    return train(args, HeadKind.GATE, GATE_FOREST)
