@@ -5,55 +5,42 @@ handle. vLLM is imported in the replica alone (serving/vllm_adapter.py).
 """
 
 import asyncio
-import json
 import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from pydantic import Field
 from ray import serve
-from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
+from ray.exceptions import RayTaskError
 from ray.serve.exceptions import (
     BackPressureError,
-    DeploymentUnavailableError,
-    RayServeException,
-    ReplicaUnavailableError,
 )
 from ray.serve.handle import DeploymentHandle
 
 from routing.cost import SharedClock
-from routing.schema import Api, ToolCall, Usage
+from routing.schema import Api
 from serving.errors import QueueFull, RouterFailed, StackError, Tier1Failed
+from serving.framing import Framer
 from serving.router_prompt import RouterPrompts, encode
 from serving.tiers import Call, Frame, RouterScore
 from serving.vllm_settings import VllmSettings
 
-if TYPE_CHECKING:
-    from serving.vllm_adapter import Evidence, Step
-
 QUEUE_RETRY_AFTER_S = 1.0
-
-# Foreign exception -> is the request refused for lack of room, or has the engine failed? First row that matches.
-RAY_ERRORS: tuple[tuple[type[Exception], bool], ...] = (
-    (BackPressureError, True),
-    (ActorUnavailableError, False),
-    (RayActorError, False),
-    (DeploymentUnavailableError, False),
-    (ReplicaUnavailableError, False),
-    (RayServeException, False),
-    (RayError, False),
-)
 
 
 class EngineConfig(VllmSettings):
     """One of our own engines on Ray Serve: how many replicas, how much they admit, when they are unhealthy."""
 
     replicas: int = Field(1, ge=1)
-    max_queued_requests: int = Field(32, ge=0, description="waiting per caller; beyond it a request is refused at once")
+    max_queued_requests: int = Field(
+        32,
+        ge=1,
+        description="per caller; every request is queued first, so also the largest burst an idle engine takes",
+    )
     num_gpus: float = Field(0, ge=0, description="per replica")
     num_cpus: float = Field(0, ge=0, description="Ray's logical CPUs per replica; for placement only")
     health_period_s: float = Field(2.0, gt=0, description="how often a dead engine is looked for")
@@ -209,72 +196,6 @@ class Engine:
         }
 
 
-@dataclass(slots=True)
-class Framer:
-    """Turns the engine's steps into frames; one per request. Evidence comes with or before the data it covers."""
-
-    model: str
-    replica_id: str
-    tool_calls: dict[int, dict[int, dict[str, str]]] = field(default_factory=dict)
-
-    def frames(self, step: "Step", engine_s: float) -> list[Frame]:
-        """The frames of one step, in order. engine_s: the request's share of busy seconds so far."""
-        common: dict[str, Any] = {"engine_s": engine_s, "replica_id": self.replica_id, "model": self.model}
-        news = merge_by_choice(step.evidence)
-        if step.data is None:
-            return [Frame(choice=c, **seen, **common) for c, seen in news.items()]
-        body = json.loads(step.data)
-        choices = body.get("choices", [])
-        finished = [self._finish(choice) for choice in choices]
-        usage = usage_of(body.get("usage"))
-        carrier = choices[-1]["index"] if choices else 0  # the choice whose news travel with the data
-        frames = [Frame(choice=c, **seen, **common) for c, seen in news.items() if c != carrier]
-        for choice, ending in zip(choices[:-1], finished[:-1], strict=True):
-            frames.append(Frame(choice=choice["index"], **ending, **common))
-        ending = finished[-1] if finished else {}
-        frames.append(Frame(data=step.data, choice=carrier, usage=usage, **news.get(carrier, {}), **ending, **common))
-        return frames
-
-    def _finish(self, choice: dict[str, Any]) -> dict[str, Any]:
-        """finish_reason and the complete tool calls, when this chunk or body finishes the choice."""
-        calls = self.tool_calls.setdefault(choice["index"], {})
-        message = choice.get("delta") or choice.get("message") or {}
-        for position, call in enumerate(message.get("tool_calls") or ()):
-            whole = calls.setdefault(call.get("index", position), {"name": "", "arguments": ""})
-            function = call.get("function") or {}
-            whole["name"] += function.get("name") or ""
-            whole["arguments"] += function.get("arguments") or ""
-        if choice.get("finish_reason") is None:
-            return {}
-        return {
-            "finish_reason": choice["finish_reason"],
-            "tool_calls": tuple(ToolCall(**calls[index]) for index in sorted(calls)),
-        }
-
-
-def merge_by_choice(evidence: "tuple[Evidence, ...]") -> dict[int, dict[str, Any]]:
-    """The news of each choice as one: text joined, logprobs in order, counts added; keys are Frame's."""
-    merged: dict[int, dict[str, Any]] = {}
-    for item in evidence:
-        seen = merged.setdefault(item.choice, {"text": "", "logprobs": (), "n_tokens": 0})
-        seen["text"] += item.text
-        seen["logprobs"] += item.logprobs
-        seen["n_tokens"] += item.n_tokens
-    return merged
-
-
-def usage_of(usage: Mapping[str, Any] | None) -> Usage | None:
-    """OpenAI's usage object as ours; cached_tokens is None when the engine did not report it."""
-    if usage is None:
-        return None
-    details = usage.get("prompt_tokens_details") or {}
-    return Usage(
-        input_tokens=usage["prompt_tokens"],
-        output_tokens=usage.get("completion_tokens") or 0,
-        cached_tokens=details.get("cached_tokens"),
-    )
-
-
 def engine_deployment(name: str, config: EngineConfig) -> serve.Application:
     """The Serve application of one engine; `name` is the deployment's. Its handle goes into RayTier1 or RayRouter."""
     return (
@@ -382,7 +303,6 @@ def from_ray(error: Exception, failed: type[StackError]) -> StackError:
     if isinstance(cause, StackError):
         # A probe of the shared class says Tier1Failed; whoever asked the router hears RouterFailed.
         return failed(cause.message) if isinstance(cause, Tier1Failed) and failed is not Tier1Failed else cause
-    refused = next((full for theirs, full in RAY_ERRORS if isinstance(cause, theirs)), False)
-    if refused:
+    if isinstance(cause, BackPressureError):
         return QueueFull("every place in the queue is taken; try again soon", retry_after_s=QUEUE_RETRY_AFTER_S)
     return failed(f"the replica failed: {type(cause).__name__}")

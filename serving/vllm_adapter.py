@@ -34,6 +34,7 @@ from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 
 from routing.schema import Api, Usage
 from serving.errors import ContextLengthExceeded, InvalidRequest, QueueFull, StackError
+from serving.framing import Evidence, Step
 
 BUSY_RETRY_AFTER_S = 1.0
 SSE_PREFIX = "data: "
@@ -53,28 +54,6 @@ REFUSALS: tuple[tuple[type[Exception], type[StackError]], ...] = (
     (OverflowError, InvalidRequest),
     (NotImplementedError, InvalidRequest),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What one engine step added to one choice.
-
-    text: as generated, stop strings and special tokens removed; tool-call markup is still in it.
-    logprobs: natural-log probability of each new token, shape (n_tokens,).
-    """
-
-    choice: int
-    text: str
-    logprobs: tuple[float, ...]
-    n_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One step of an answer: data is a chunk's JSON text or, last and once, the whole body's; None: evidence only."""
-
-    data: str | None
-    evidence: tuple[Evidence, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +265,12 @@ class VllmEngine:
         Evidence is never behind the data it covers. Closing the generator aborts the request. Raises InvalidRequest,
         ContextLengthExceeded, QueueFull, or `failed` for everything that is not the request's fault.
         """
+        limit = self._client.model_config.max_model_len
+        if len(prompt_token_ids) >= limit:  # vLLM says so with a bare ValueError; one token has to be generated
+            raise ContextLengthExceeded(
+                f"the prompt has {len(prompt_token_ids)} tokens; {model} takes {limit}, answer included",
+                param="messages" if api is Api.CHAT else "prompt",
+            )
         watch = Watch()
         engine_id = f"chatcmpl-{request_id}" if api is Api.CHAT else f"cmpl-{request_id}-0"
         self._client.watches[engine_id] = watch

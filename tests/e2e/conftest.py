@@ -11,11 +11,12 @@ os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_THROUGHPUT_OPTIMIZED":
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from routing.schema import Api, RequestedModel, RequestFeatures
 from serving.engine import EngineConfig, EngineStats, RayTier1, engine_deployment
@@ -53,8 +54,8 @@ def models() -> Path:
     return MODELS
 
 
-@pytest.fixture(scope="session")
-def ray_local(models: Path) -> Iterator[None]:
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def ray_local(models: Path) -> AsyncGenerator[None, None]:
     """A Ray of our own on loopback: no dashboard, no reports, a small object store."""
     import ray
     from ray import serve
@@ -70,7 +71,7 @@ def ray_local(models: Path) -> Iterator[None]:
     )
     serve.start(proxy_location="Disabled")
     yield
-    serve.shutdown()
+    await serve.shutdown_async()
     ray.shutdown()
 
 

@@ -1,0 +1,70 @@
+"""An engine that dies is noticed, its requests fail honestly, and the replica is replaced."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.engine import RayTier1
+from serving.errors import Tier1Failed
+from serving.tiers import Call
+from tests.e2e.conftest import END_TO_END, collect
+
+pytestmark = END_TO_END
+
+SHORT = {"messages": [{"role": "user", "content": "Say hi."}], "max_tokens": 4, "temperature": 0.0}
+LONG = {"messages": [{"role": "user", "content": "Tell a story."}], "max_tokens": 900, "min_tokens": 800}
+
+
+def engine_cores() -> list[int]:
+    """The vLLM engine processes that descend from this test run (Ray's workers are children of its raylet)."""
+    parents: dict[int, int] = {}
+    names: dict[int, str] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+                names[int(entry.name)] = (entry / "cmdline").read_text()
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(stat.rsplit(")", 1)[1].split()[1])
+
+    def ours(pid: int) -> bool:
+        while pid > 1:
+            if pid == os.getpid():
+                return True
+            pid = parents.get(pid, 0)
+        return False
+
+    return [pid for pid, name in names.items() if name.startswith("VLLM::EngineCore") and ours(pid)]
+
+
+async def test_killed_engine_fails_its_requests_and_is_replaced(
+    tier1: RayTier1, tier1_handle: Any, new_call: Callable[..., Call]
+) -> None:
+    """Fault 53: kill -9 of the engine process. No draft hangs or ends as if complete; a fresh replica takes over."""
+    before = (await tier1_handle.stats.remote()).replica_id
+    (core,) = engine_cores()
+    draft = tier1.draft(new_call(LONG, stream=True))
+    await anext(draft)
+    os.kill(core, signal.SIGKILL)
+    began = time.perf_counter()
+    with pytest.raises(Tier1Failed):
+        async with asyncio.timeout(60):
+            await collect(draft)
+    print(f"request failed after {time.perf_counter() - began:.2f} s")
+    async with asyncio.timeout(500):
+        while True:
+            try:
+                frames = await collect(tier1.draft(new_call(SHORT)))
+                break
+            except Tier1Failed:  # until Serve has taken the dead replica out
+                await asyncio.sleep(0.5)
+    print(f"answered again after {time.perf_counter() - began:.1f} s")
+    assert frames[-1].replica_id != before
+    assert len(engine_cores()) == 1

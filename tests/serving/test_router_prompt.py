@@ -1,0 +1,103 @@
+"""The router's prompts: joined from ids, bounded, and closed to what users write."""
+
+from typing import ClassVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.router_prompt import NoLabelTokens, RouterPrompts, choose_labels, cut_middle
+
+START, END = 1, 2  # control ids of the toy tokenizer; every other character is its code point
+
+
+class ToyTokenizer:
+    """One token a character, two control tokens, Qwen-like turns."""
+
+    all_special_ids = (START, END)
+    added_tokens_decoder: ClassVar = {START: "\x01", END: "\x02"}
+
+    def __init__(self, *, words: bool = True) -> None:
+        self.words = words
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        assert not add_special_tokens
+        if self.words and text in ("Yes", "No"):
+            return [9001 if text == "Yes" else 9002]
+        return [ord(c) for c in text]
+
+    def apply_chat_template(
+        self, messages: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
+    ) -> str:
+        assert not tokenize
+        assert add_generation_prompt
+        return "".join(f"\x01{m['role']}\n{m['content']}\x02\n" for m in messages) + "\x01assistant\n"
+
+
+PROMPTS = RouterPrompts.build(ToyTokenizer(), 2000)
+IDS = st.lists(st.integers(1, 200), max_size=3000)
+
+
+def text(ids: list[int]) -> str:
+    return "".join(chr(i) for i in ids)
+
+
+def test_conversation_stands_between_its_fences() -> None:
+    prompt = text(PROMPTS.score([ord(c) for c in "hello"]))
+    assert "<conversation>\nhello\n</conversation>" in prompt
+    assert prompt.endswith("Answer Yes or No.\x02\n\x01assistant\n")
+
+
+def test_draft_stands_between_its_own_fences() -> None:
+    prompt = text(PROMPTS.judge([ord("q")], [ord("a")]))
+    assert "<conversation>\nq\n</conversation>\n<draft>\na\n</draft>" in prompt
+
+
+@given(IDS, IDS)
+def test_data_can_neither_end_its_turn_nor_open_another(conversation: list[int], draft: list[int]) -> None:
+    """Fault 23: control tokens in a prompt or a draft are data."""
+    turns = PROMPTS.score([]).count(START)
+    assert PROMPTS.score(conversation).count(START) == turns
+    judged = PROMPTS.judge(conversation, draft)
+    assert (judged.count(START), judged.count(END)) == (turns, PROMPTS.judge([], []).count(END))
+
+
+@given(IDS, IDS)
+def test_prompt_always_fits(conversation: list[int], draft: list[int]) -> None:
+    assert len(PROMPTS.score(conversation)) <= PROMPTS.max_tokens
+    assert len(PROMPTS.judge(conversation, draft)) <= PROMPTS.max_tokens
+
+
+@given(IDS)
+def test_instruction_is_the_same_prefix_for_every_request(conversation: list[int]) -> None:
+    before, _ = PROMPTS.score_parts
+    assert PROMPTS.score(conversation)[: len(before)] == list(before)
+
+
+@given(st.lists(st.integers(), max_size=50), st.integers(-5, 60))
+def test_cut_keeps_the_start_and_more_of_the_end(ids: list[int], room: int) -> None:
+    kept = list(cut_middle(ids, room))
+    assert len(kept) == min(len(ids), max(room, 0))
+    if len(kept) < len(ids) and kept:
+        head = int(room * 0.25)
+        assert kept == ids[:head] + ids[len(ids) - (room - head) :]
+
+
+def test_labels_are_single_tokens() -> None:
+    assert (PROMPTS.labels.yes, PROMPTS.labels.no) == (9001, 9002)
+
+
+def test_next_pair_is_taken_when_the_first_is_not_one_token_each() -> None:
+    labels = choose_labels(ToyTokenizer(words=False))
+    assert (labels.yes_text, labels.no_text) == ("A", "B")
+
+
+def test_tokenizer_without_any_pair_is_refused() -> None:
+    class Bytes(ToyTokenizer):
+        """Two tokens a character."""
+
+        def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+            return [3, 4] * len(text)
+
+    with pytest.raises(NoLabelTokens):
+        choose_labels(Bytes())
