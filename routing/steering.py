@@ -8,22 +8,24 @@ from typing import Final
 
 from routing.text import edges, words
 
-_TIER = (
-    r"(?:frontier|tier[\ -]?(?:[123]|one|two|three)|cheap(?:er|est)?|expensive|strong(?:er|est)?|weak(?:er|est)?"
-    r"|big(?:ger|gest)?|large(?:r|st)?|small(?:er|est)?|best|better|smart(?:er|est)?|premium|powerful|capable)"
+_NOUN = r"(?:models?|tiers?|llms?|engines?|apis?|providers?)\b"
+_TARGET = (
+    rf"(?:frontier\b(?:[\ -]*{_NOUN})?|tier[\ -]?(?:[123]|one|two|three)\b"
+    r"|(?:most\ )?(?:cheap(?:er|est)?|expensive|strong(?:er|est)?|weak(?:er|est)?|big(?:ger|gest)?|large(?:r|st)?"
+    r"|small(?:er|est)?|best|better|smart(?:er|est)?|premium|powerful|capable)[\ -]+(?:available\ |ai\ |language\ )?"
+    rf"{_NOUN})"
 )
 _STEERING: Final = re.compile(
     rf"""
-    (?:\b(?:please|kindly|you\ must|always|(?:can|could)\ you|i\ want\ you\ to)\ +)*
+    (?:\b(?:and|then|but|please|kindly|you\ must|always|never|do\ not|don'?t|(?:can|could)\ you|i\ want\ you\ to)\ +)*
     (?:
         \b(?:route|send|forward|escalate|redirect|dispatch|assign)\b[^.?!\n]{{0,40}}
-        \b(?:to|through|via)\b[^.?!\n]{{0,20}}\b{_TIER}\b
+        \b(?:to|through|via)\b[^.?!\n]{{0,20}}\b{_TARGET}
       | \b(?:use|pick|choose|select|switch\ to|answer\ (?:with|from)|run\ (?:this\ )?on)\b
-        \ (?:only\ )?(?:the\ |a\ |your\ )?(?:most\ )?{_TIER}\b(?=[\ -]*(?:model|tier|llm|engine)\b)
-      | \b(?:do\ not|don'?t|never)\ (?:escalate|route|downgrade)\b
+        \ (?:only\ )?(?:the\ |a\ |your\ )?{_TARGET}
+      | \b(?:do\ not|don'?t|never)\ (?:escalate|downgrade)\b
       | \b(?:ignore|bypass|skip|override)\ (?:the\ |your\ |any\ )?(?:router|routing|gate|verdict|judge)\b
     )
-    (?:[\ -]*(?:model|tier|llm|engine|api)s?\b)?
     (?:[\ ,]*\b(?:please|now|only|this|it|me|rules?)\b)*
     [.!]*
     """,
