@@ -26,6 +26,7 @@ class IdempotencyConfig(Record):
     """How much is kept for retries."""
 
     ttl_s: float = Field(600.0, gt=0, description="how long a finished answer is replayed")
+    max_running_s: float = Field(900.0, gt=0, description="a claim nobody ended is dropped then; above every deadline")
     max_entries: int = Field(4096, ge=0, description="finished answers kept")
     max_bytes: int = Field(64 * 2**20, ge=0, description="their text, about; a longer answer is not kept")
 
@@ -52,6 +53,7 @@ class Token:
     store: "IdempotencyStore"
     claim: Claim
     body_hash: str
+    expires: float
 
     def finish(self, frames: Sequence[Frame]) -> None:
         """Keep the served answer for replay."""
@@ -69,8 +71,9 @@ class IdempotencyStore:
         """clock: monotonic seconds."""
         self._config = config
         self._clock = clock
-        self._running: dict[Claim, Token] = {}
-        self._answers: OrderedDict[Claim, _Answer] = OrderedDict()  # oldest first
+        # Both oldest first, which is also the order in which they expire.
+        self._running: OrderedDict[Claim, Token] = OrderedDict()
+        self._answers: OrderedDict[Claim, _Answer] = OrderedDict()
         self._bytes = 0
 
     def begin(self, tenant: str, key: str, body_hash: str) -> Replay | Token:
@@ -86,7 +89,8 @@ class IdempotencyStore:
         claim = (tenant, key)
         known = self._running.get(claim) or self._answers.get(claim)
         if known is None:
-            token = self._running[claim] = Token(self, claim, body_hash)
+            token = Token(self, claim, body_hash, self._clock() + self._config.max_running_s)
+            self._running[claim] = token
             return token
         if known.body_hash != body_hash:
             raise InvalidRequest("This idempotency key was used with another request; choose a new one.", param=HEADER)
@@ -110,6 +114,8 @@ class IdempotencyStore:
 
     def _expire(self) -> None:
         now = self._clock()
+        while self._running and next(iter(self._running.values())).expires <= now:
+            self._running.popitem(last=False)
         while self._answers and next(iter(self._answers.values())).expires <= now:
             self._drop_oldest()
 

@@ -10,6 +10,7 @@ import ipaddress
 import os
 import re
 import secrets
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -53,7 +54,7 @@ class KeysFile(Record):
 
 
 class KeyRing:
-    """The keys that are known right now; an empty ring (no file) lets everybody in as the local tenant."""
+    """The keys that are known right now. Without a keys file everybody is the local tenant; see require_keys."""
 
     def __init__(self, entries: tuple[KeyEntry, ...] | None) -> None:
         """entries: None when the gateway runs without keys (loopback only; see require_keys)."""
@@ -68,8 +69,8 @@ class KeyRing:
             data = yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigInvalid(f"cannot read the keys file {path}: {error.strerror}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigInvalid(f"the keys file {path} is not YAML") from error
+        except (yaml.YAMLError, UnicodeDecodeError):
+            raise ConfigInvalid(f"the keys file {path} is not YAML") from None  # its words quote the file
         try:
             entries = KeysFile.model_validate(data or {}).keys
         except ValidationError as error:
@@ -141,14 +142,18 @@ def load_or_make_secret(path: Path) -> bytes:
     Raises ConfigInvalid when the file is unreadable, of the wrong size, or open to others.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return _read_secret(path)
-    with os.fdopen(descriptor, "wb") as file:
-        secret = secrets.token_bytes(KEY_BYTES)
-        file.write(secret)
-    return secret
+    if not path.exists():
+        # Complete before it has its name: several processes may start at once, and one of them is first.
+        descriptor, draft = tempfile.mkstemp(dir=path.parent)  # mode 0600
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(KEY_BYTES))
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            pass
+        finally:
+            os.unlink(draft)
+    return _read_secret(path)
 
 
 def _read_secret(path: Path) -> bytes:

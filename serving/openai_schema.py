@@ -108,6 +108,10 @@ Prompt = Annotated[
     Annotated[Text, Tag("=text")] | Annotated[list[Any], Tag("=other")],
     text_or(list, "an array of one string or of token ids"),
 ]
+# Not sent on; `category` in it may name the request's category (routing/features.py).
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
+]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
@@ -158,7 +162,7 @@ class ChatCompletionBody(SamplingBody):
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
     verbosity: Literal["medium"] | None = None
-    metadata: Dropped = None
+    metadata: Metadata | None = None
     prediction: Dropped = None
     prompt_cache_key: Dropped = None
     prompt_cache_options: Dropped = None
