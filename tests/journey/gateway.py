@@ -103,6 +103,7 @@ def journey_config(tmp_path: Path, upstream: ScriptedUpstream, **sections: Any) 
             ],
             "ttft_timeout_s": 0.5,
             "idle_timeout_s": 0.5,
+            "backoff_s": 0,
         },
         "draft": {"first_token_timeout_s": 0.5, "idle_timeout_s": 0.5, "judge_timeout_s": 0.2},
         "cascade": {"router_timeout_s": 0.2},

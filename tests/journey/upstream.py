@@ -31,6 +31,7 @@ from tests.journey.upstream_scripts import (
     cut,
     empty_choices,
     error,
+    hang,
     malformed_chunk,
     no_done,
     ok,
@@ -57,6 +58,7 @@ __all__ = [
     "cut",
     "empty_choices",
     "error",
+    "hang",
     "malformed_chunk",
     "no_done",
     "ok",
@@ -292,7 +294,7 @@ class _Connection:
         await self.writer.drain()
         await asyncio.sleep(script.first_token_delay_s)
         steps = list(dialect.steps())
-        before = len(steps) if script.fault is Fault.NONE else min(script.fault_after, len(steps))
+        before = len(steps) if script.fault in (Fault.NONE, Fault.HANG) else min(script.fault_after, len(steps))
         await self._steps(exchange, dialect, steps, range(before))
         match script.fault:
             case Fault.RESET:
@@ -305,8 +307,10 @@ class _Connection:
                 await self._steps(exchange, dialect, steps, range(before, len(steps)))
             case Fault.ERROR_EVENT:
                 self._events(dialect.error_event())
-        if script.fault in (Fault.NONE, Fault.STALL):
+        if script.fault in (Fault.NONE, Fault.STALL, Fault.HANG):
             self._events(dialect.closing())
+        if script.fault is Fault.HANG:
+            await asyncio.Event().wait()
         self._send(h11.EndOfMessage())
 
     async def _steps(self, exchange: Exchange, dialect: Dialect, steps: list[list[str]], numbers: range) -> None:

@@ -18,6 +18,7 @@ class Fault(Enum):
     STALL = "stall"  # headers and the tokens so far, then nothing; `until` (an event) lets it go on
     CUT = "cut"  # the connection ends without the terminating chunk
     CLEAN_CUT = "clean_cut"  # the HTTP body ends properly, but without finish_reason and [DONE]
+    HANG = "hang"  # everything is said, the finish reason too, then neither [DONE] nor the end; fault_after is not used
     ERROR_EVENT = "error_event"  # an error inside the stream (Anthropic: overloaded_error)
 
 
@@ -137,6 +138,11 @@ def cut(text: str, after: int, *, clean: bool = False) -> Script:
 def stall(text: str, after: int, until: asyncio.Event | None = None) -> Script:
     """A stream that stops after so many tokens, until the event is set or the client leaves."""
     return Script(text=text, fault=Fault.STALL, fault_after=after, until=until)
+
+
+def hang(text: str = "hello", **options: Any) -> Script:
+    """A stream that is complete but for its goodbye, and never ends."""
+    return Script(text=text, fault=Fault.HANG, done=False, **options)
 
 
 def overloaded(text: str = "", after: int = 0) -> Script:
