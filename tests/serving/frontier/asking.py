@@ -1,11 +1,14 @@
 """One call, a trace to book it on, and what came of it; shared by the frontier tests."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
 from routing.cost import CostConfig, TokenPrice
-from routing.schema import Api, Attempt, RequestedModel, RequestFeatures
+from routing.schema import Api, Attempt, AttemptOutcome, RequestedModel, RequestFeatures
 from serving.frontier.breaker import BreakerState
 from serving.frontier.client import FrontierClient
 from serving.frontier.errors import Reason
@@ -13,7 +16,13 @@ from serving.tiers import Call, Frame
 from serving.trace import RequestTrace
 from tests.journey.upstream import ScriptedUpstream
 
+Build = Callable[..., FrontierClient]
 KEY = "sk-live-abcdef0123456789"
+KINDS = ["openai", "anthropic"]
+BOTH = pytest.mark.parametrize("kind", KINDS)
+EITHER_WAY = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+SERVED, FAILED = AttemptOutcome.SERVED, AttemptOutcome.FAILED
+BROKEN, CANCELLED = AttemptOutcome.BROKEN, AttemptOutcome.CANCELLED
 
 
 @dataclass

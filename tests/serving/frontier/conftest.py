@@ -11,6 +11,7 @@ import pytest
 from serving.frontier.client import FrontierClient
 from serving.frontier.config import FrontierConfig
 from tests.journey.upstream import ScriptedUpstream
+from tests.serving.frontier.asking import provider
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ async def build() -> AsyncIterator[Callable[..., FrontierClient]]:
     def make(
         *providers: dict[str, Any], observer: Any = None, clock: Any = time.perf_counter, **options: Any
     ) -> FrontierClient:
-        patience = {"ttft_timeout_s": 0.3, "idle_timeout_s": 0.3, "connect_timeout_s": 0.3, "backoff_s": 0.001}
+        patience = {"ttft_timeout_s": 0.3, "idle_timeout_s": 0.3, "connect_timeout_s": 2, "backoff_s": 0.001}
         config = FrontierConfig.model_validate({"providers": providers, **patience, **options})
         clients.append(FrontierClient(config, observer=observer, clock=clock))
         return clients[-1]
@@ -53,3 +54,9 @@ async def build() -> AsyncIterator[Callable[..., FrontierClient]]:
     yield make
     for client in clients:
         await client.aclose()
+
+
+@pytest.fixture
+def ab(a: ScriptedUpstream, b: ScriptedUpstream, build: Callable[..., FrontierClient]) -> FrontierClient:
+    """Two providers of kind openai, the second with another model."""
+    return build(provider("a", a), provider("b", b, model="other"))
