@@ -4,6 +4,7 @@ Own engines are billed by the second of busy time, split fairly among the reques
 the frontier is billed by the token. Budgets ask for the most a call can cost before it is made.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Self
 
@@ -16,6 +17,7 @@ NOT_BILLED = "not billed: failed before any token"
 
 _PER_MILLION = 1e-6
 _HOUR_S = 3600.0
+_DATED = re.compile(r"-(\d{8}|\d{4}-\d{2}-\d{2}|\d{4})")  # -20260131, -2026-01-31, -0131
 
 
 class TokenPrice(Record):
@@ -56,8 +58,9 @@ class TokenPrice(Record):
 class CostConfig(Record):
     """Prices of everything a request can use.
 
-    Keys of `frontier` are exact: a dated snapshot is not priced by its family's name, because snapshots of one
-    name have had different prices. List both, with a YAML anchor where they agree.
+    Keys of `frontier` are exact, with one exception: who asks for `large` and is answered by its snapshot
+    `large-2026-01-31` pays the price of `large`, unless the snapshot has a price of its own. A snapshot that was asked
+    for by its own name needs its own entry, because snapshots of one name have had different prices.
     """
 
     frontier: dict[str, TokenPrice] = Field(default_factory=dict, description="by 'provider/model', exact")
@@ -79,7 +82,7 @@ class CostConfig(Record):
         return self
 
 
-def attempt_cost(  # noqa: PLR0917 - the columns of an attempt, in their order
+def attempt_cost(
     tier: Tier,
     provider: str,
     model: str,
@@ -88,8 +91,11 @@ def attempt_cost(  # noqa: PLR0917 - the columns of an attempt, in their order
     config: CostConfig,
     *,
     outcome: AttemptOutcome = AttemptOutcome.SERVED,
+    asked_model: str | None = None,
 ) -> tuple[float | None, str | None]:
     """(dollars, source) of one attempt, thrown away or not.
+
+    model: the one that answered, by the provider's word; asked_model: the name it was called by, None: the same.
 
     (x, source)     billed; usage that was cut short is billed on what was seen (Usage.estimated says so)
     (0.0, source)   never got as far as a token: a provider's refusal, a full queue, a dead engine
@@ -101,9 +107,17 @@ def attempt_cost(  # noqa: PLR0917 - the columns of an attempt, in their order
     if usage is None and outcome is AttemptOutcome.FAILED:
         return 0.0, NOT_BILLED
     price = config.frontier.get(f"{provider}/{model}")
+    if price is None and asked_model is not None and _is_snapshot(model, asked_model):
+        price = config.frontier.get(f"{provider}/{asked_model}")
     if price is None:
         return None, None
     return (None if usage is None else price.usd(usage)), price.cited
+
+
+def _is_snapshot(model: str, asked_model: str) -> bool:
+    """Whether a model's name is the one asked for and a date; providers answer an alias with what it stands for."""
+    name = asked_model.removesuffix("-latest")
+    return model.startswith(name) and _DATED.fullmatch(model[len(name) :]) is not None
 
 
 def _engine_cost(

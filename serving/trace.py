@@ -48,6 +48,10 @@ class Booking:
     replica_id: str | None = None
     ended: float | None = None
     output_tokens_seen: int = 0
+    asked_model: str = field(init=False)  # `model` becomes the name that the answer gives
+
+    def __post_init__(self) -> None:
+        self.asked_model = self.model
 
     def see(self, frame: Frame) -> None:
         """Take from a frame what the bill needs."""
@@ -145,7 +149,14 @@ class RequestTrace:
         ended = booking.ended if booking.ended is not None else time.perf_counter()
         outcome = booking.outcome or AttemptOutcome.USED
         cost_usd, source = attempt_cost(
-            booking.tier, booking.provider, booking.model, booking.usage, booking.engine_s, self.cost, outcome=outcome
+            booking.tier,
+            booking.provider,
+            booking.model,
+            booking.usage,
+            booking.engine_s,
+            self.cost,
+            outcome=outcome,
+            asked_model=booking.asked_model,
         )
         return Attempt(
             kind=booking.kind,

@@ -122,6 +122,36 @@ class TestUnknown:
         """Fault 48: price missing for a model."""
         assert attempt_cost(Tier.FRONTIER, provider, model, usage, None, CONFIG) == (None, None)
 
+    @pytest.mark.parametrize(
+        ("asked", "answered", "usd_per_million"),
+        [
+            ("large", "large", 3.0),
+            ("large", "large-2026-01-31", 3.0),
+            ("large", "large-20260131", 3.0),
+            ("large", "large-0131", 3.0),
+            ("small-latest", "small-20260131", 1.0),
+            ("large", "large-2025-05-13", 5.0),  # the snapshot has a price of its own
+            ("large-2025-05-13", "large-2025-05-13", 5.0),
+            ("large-2026-01-31", "large-2026-01-31", None),  # asked for by its own name
+            ("large", "large-mini", None),
+            ("large", "large-1-20260131", None),
+            ("large", "other", None),
+        ],
+    )
+    def test_snapshot_costs_the_price_of_the_name_asked_for(
+        self, asked: str, answered: str, usd_per_million: float | None
+    ) -> None:
+        config = CostConfig(
+            frontier={
+                "acme/large": PRICE,
+                "acme/large-2025-05-13": PRICE.model_copy(update={"input_usd": 5.0}),
+                "acme/small-latest": PRICE.model_copy(update={"input_usd": 1.0}),
+            }
+        )
+        usage = Usage(input_tokens=1_000_000, output_tokens=0)
+        cost_usd, _ = attempt_cost(Tier.FRONTIER, "acme", answered, usage, None, config, asked_model=asked)
+        assert cost_usd == (None if usd_per_million is None else pytest.approx(usd_per_million))
+
     def test_answer_without_usage_has_a_price_but_no_cost(self) -> None:
         assert frontier_cost(None) == (None, "list (2026-01-31)")
 
