@@ -6,7 +6,9 @@ import sys
 
 # name: (module with add_arguments(parser) and run(args) -> exit status, one line of help)
 BENCHMARKS = {
+    "quality": ("benchmarks.quality", "router and gate on graded pairs, beside every baseline"),
     "gateway": ("benchmarks.gateway", "what our own code adds to Ray Serve and to an engine"),
+    "replicas": ("benchmarks.replicas", "replica routing: a trace replayed under our policy and the published ones"),
 }
 
 

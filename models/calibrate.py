@@ -17,7 +17,7 @@ from models.errors import ModelsError
 from models.heads import evidence_of
 from models.router.data import load_pairs
 from models.router.evaluate import open_panel
-from routing.calibration import ERROR_RATE, Calibration, bad_ratio_for, choose_thresholds, fit_calibration
+from routing.calibration import ERROR_RATE, Calibration, bad_ratio_for, choose_thresholds, fit_calibration, log_odds
 from routing.head import Evidence, HeadCard, HeadKind, Manifest, Panel, ThresholdSet
 from routing.labels import Pair, fold_of, question_key
 from routing.quality import frontier_ratio_for, quality_curve
@@ -81,15 +81,15 @@ def calibrate(panel: Panel, pairs: Sequence[Pair], quality_target: float, error_
     sets = []
     for n_answers in sorted({top.n_answers for card in cards for top in card.tops}):
         scores = [panel.score(with_answers(evidence_of(pair, kind), n_answers)) for pair in pairs]
-        gain = np.array([s.gain for s in scores])
+        odds = log_odds(1 - np.array([s.gain for s in scores]))
         p_ok = np.array([s.p_tier1_ok for s in scores])
         able = np.array([s.n_answers == n_answers for s in scores])
         for number, card in enumerate(cards):
             mine = np.flatnonzero(able & (owner == number))
             fit = mine[fitting[mine]]
             if fit.size:
-                fresh = fit_calibration(-gain[fit], ok[fit], [categories[i] for i in fit])
-                p_ok[mine] = fresh.p_all(-gain[mine], [categories[i] for i in mine])
+                fresh = fit_calibration(odds[fit], ok[fit], [categories[i] for i in fit])
+                p_ok[mine] = fresh.p_all(odds[mine], [categories[i] for i in mine])
                 cards[number] = _with_calibration(card, n_answers, fresh)
         choosing = np.flatnonzero(able & ~fitting)
         names = [categories[i] for i in choosing]

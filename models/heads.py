@@ -15,7 +15,7 @@ from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.linear_model import Ridge
 
 from models.errors import ModelsError
-from routing.calibration import fit_calibration
+from routing.calibration import fit_calibration, log_odds
 from routing.forest import Forest
 from routing.head import (
     LABEL_SET,
@@ -254,8 +254,8 @@ def fit_head(kind: HeadKind, name: str, pairs: Sequence[Pair], shape: ForestShap
             TopCard(
                 n_answers=n_answers,
                 forest_weight=weight,
-                tier1_ok=fit_calibration(-scores[:, 0], ok, names),
-                draft_good=fit_calibration(-scores[:, 1], good, names),
+                tier1_ok=fit_calibration(log_odds(1 - scores[:, 0]), ok, names),
+                draft_good=fit_calibration(log_odds(1 - scores[:, 1]), good, names),
             )
         )
         log.info("%s: second stage with %d further answers fitted on %d pairs", name, n_answers, len(pairs))

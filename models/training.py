@@ -9,7 +9,7 @@ import numpy as np
 from models.artefact import write_artefact
 from models.heads import Fitted, ForestShape, fit_head
 from models.router.data import data_sha256, question_keys
-from routing.calibration import Calibration
+from routing.calibration import Calibration, log_odds
 from routing.head import Floats, HeadKind, Manifest
 from routing.labels import Pair
 from routing.quality import apgr, auroc, brier, ece, quality_curve
@@ -62,4 +62,4 @@ def measure(pairs: Sequence[Pair], fitted: Fitted) -> dict[str, float | None]:
 
 def probabilities(calibration: Calibration, score: Floats, pairs: Sequence[Pair]) -> Floats:
     """Calibrated probability that the label of `score` does not hold."""
-    return calibration.p_all(-score, [pair.category for pair in pairs])
+    return calibration.p_all(log_odds(1 - score), [pair.category for pair in pairs])

@@ -6,6 +6,7 @@ confidence in every category at once. A category with too few labels gets no thr
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,8 @@ from routing.schema import Record
 Floats = NDArray[np.float64]
 
 OFFSET_PRECISION = 10.0  # of the Gaussian prior on a category's offset: 40 labels at p = .5 weigh as much as the prior
-ERROR_RATE = (
-    0.03  # 97 of 100 label sets keep every promise; under .05, so that a check by resampling sees 95 despite its noise
-)
+TAIL = 0.05  # of a share; beyond it the log odds go on in a straight line
+ERROR_RATE = 0.03  # 97 of 100 label sets keep every promise; under .05, so that a check by resampling sees its 95
 SLOPE_PRECISION = 1e-3  # keeps the slope finite when the scores separate the labels
 _NEWTON_STEPS = 100
 
@@ -47,6 +47,16 @@ class Calibration(Record):
 def sigmoid(x: Floats | float) -> Floats:
     """1 / (1 + exp(-x)) without overflow."""
     return np.asarray(0.5 * (1 + np.tanh(0.5 * np.asarray(x, dtype=np.float64))))
+
+
+def log_odds(share: Floats | float) -> Floats:
+    """ln(q / (1 - q)), continued by its tangents outside TAIL..1 - TAIL: estimates beyond 0..1 keep their order.
+
+    Platt scaling of the log odds of an estimated share measured better than of the share: Brier .132 against .134.
+    """
+    q = np.asarray(share, dtype=np.float64)
+    inside = np.clip(q, TAIL, 1 - TAIL)
+    return np.asarray(np.log(inside / (1 - inside)) + (q - inside) / (TAIL * (1 - TAIL)))
 
 
 def fit_calibration(
@@ -128,6 +138,7 @@ def labels_needed(target_ratio: float, error_rate: float) -> int:
     return math.ceil(math.log(error_rate) / math.log1p(-target_ratio))
 
 
+@lru_cache(maxsize=4096)
 def most_events(n: int, target_ratio: float, error_rate: float) -> int:
     """Most events among n whose Clopper-Pearson bound is at most `target_ratio`; -1 when even 0 is too many."""
     if n == 0 or target_ratio <= 0:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from routing.calibration import Calibration, Threshold
+from routing.calibration import Calibration, Threshold, log_odds
 from routing.forest import Forest
 from routing.ngrams import N_BUCKETS, Buckets, letter_counts, word_counts
 from routing.schema import Record
@@ -71,8 +71,8 @@ class TopCard(Record):
 
     n_answers: int = Field(ge=0)
     forest_weight: float = Field(ge=0, le=1, description="of the forest; the rest is the linear score")
-    tier1_ok: Calibration = Field(description="of -gain")
-    draft_good: Calibration = Field(description="of -bad_draft")
+    tier1_ok: Calibration = Field(description="of log_odds(1 - gain)")
+    draft_good: Calibration = Field(description="of log_odds(1 - bad_draft)")
 
 
 class HeadCard(Record):
@@ -210,8 +210,8 @@ class Head:
         forest = self.forests[top.n_answers].predict(dense[None, :])[0]
         gain, bad = top.forest_weight * forest + (1 - top.forest_weight) * linear
         return Scores(
-            p_tier1_ok=top.tier1_ok.p(-gain, evidence.category),
-            p_draft_good=top.draft_good.p(-bad, evidence.category),
+            p_tier1_ok=top.tier1_ok.p(float(log_odds(1 - gain)), evidence.category),
+            p_draft_good=top.draft_good.p(float(log_odds(1 - bad)), evidence.category),
             gain=float(gain),
             n_labels=0 if category is None else self.card.n_labels[category],
             n_answers=top.n_answers,
