@@ -104,7 +104,7 @@ def _check_keywords(schema: dict[str, Any], root: dict[str, Any]) -> None:
             raise _OutOfBounds(f"'type' must be one or more of {', '.join(sorted(_TYPES))}")
     for keyword in schema.keys() & _COUNTS:
         count = schema[keyword]
-        if type(count) not in (int, float) or count != int(count) or not 0 <= count <= MAX_COUNT:
+        if type(count) not in (int, float) or not 0 <= count <= MAX_COUNT or count != int(count):
             raise _OutOfBounds(f"'{keyword}' must be a whole number from 0 to {MAX_COUNT}")
     if len(schema.get("properties") or ()) > MAX_PROPERTIES:
         raise _OutOfBounds(f"more than {MAX_PROPERTIES} properties in one object")
