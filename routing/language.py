@@ -94,11 +94,11 @@ _COMMON_WORDS: dict[Script, dict[str, str]] = {
         "fr": "le la les un une des et est que qui dans pour avec pas ne je vous nous il elle sur au aux du ce cette "
         "de en se on comment pourquoi quel quelle sont mon ma",
         "es": "el la los las un una es que en para con no por cómo qué cuál de del al se su lo más esta este son como "
-        "me mi está porque",
+        "me mi está porque cuando pero muy ha han hay dos",
         "it": "il lo la gli le un una che di per con non come cosa qual in del della dei nel nella sono questo questa "
         "se perché mi più",
         "pt": "os as um uma que em para com não por como qual de do da dos das no na se seu sua mais este esta são me "
-        "você está porque",
+        "você está porque quando mas muito ela ele",
         "nl": "de het een en is niet van in op met voor dat wat hoe ik je jij wij zijn wordt kan naar ook er aan om of "
         "waarom deze dit was had",
     },
@@ -116,8 +116,12 @@ COMMON_WORDS = {
     script: {code: frozenset(common.split()) for code, common in languages.items()}
     for script, languages in _COMMON_WORDS.items()
 }
-MIN_COMMON_WORDS = 3  # hits before a language counts as clear
-MIN_COMMON_SHARE = 0.15  # of all words; a third of ordinary prose is function words, formulas have none
+SHARED_BY = {
+    script: Counter(word for common in languages.values() for word in common)
+    for script, languages in COMMON_WORDS.items()
+}
+MIN_COMMON_WORDS = 3  # different ones before a language counts as clear
+MIN_COMMON_SHARE = 0.1  # of all different words; formulas and lists of names have next to none
 CLEAR_FACTOR = 2  # times as many hits as the runner-up
 PERSIAN_LETTERS = frozenset("پچژگ")
 URDU_LETTERS = frozenset("ٹڈڑںے")
@@ -146,11 +150,14 @@ def clear_script(text: str) -> Script | None:
     return script if weight >= CLEAR_LETTERS and weight >= CLEAR_SHARE * weights.total() else None
 
 
-def common_word_hits(text: str, script: Script) -> Counter[str]:
-    """How many words of a text are common in each language of a script."""
-    counts = Counter(words(text.lower()))
-    languages = COMMON_WORDS.get(script, {})
-    return Counter({code: sum(counts[w] for w in common.intersection(counts)) for code, common in languages.items()})
+def common_word_hits(text: str, script: Script) -> dict[str, float]:
+    """Different common words in a text, by language of a script; a word that n languages share counts 1/n for each."""
+    found = set(words(text.lower()))
+    shared_by = SHARED_BY.get(script, Counter())
+    return {
+        code: sum((1 / shared_by[word] for word in common & found), 0.0)
+        for code, common in COMMON_WORDS.get(script, {}).items()
+    }
 
 
 def language(text: str) -> str | None:
@@ -168,8 +175,11 @@ def language(text: str) -> str | None:
         if letters & PERSIAN_LETTERS:
             return "fa"
         return "ar" if "ال" in text else None
-    (first, most), (_, next_most) = (*common_word_hits(text, script).most_common(2), ("", 0), ("", 0))[:2]
-    clear = most >= max(MIN_COMMON_WORDS, CLEAR_FACTOR * next_most, MIN_COMMON_SHARE * len(words(text)))
+    ranked = sorted(common_word_hits(text, script).items(), key=lambda hit: hit[1], reverse=True)
+    if len(ranked) < 2:
+        return None
+    (first, most), (_, next_most) = ranked[:2]
+    clear = most >= max(MIN_COMMON_WORDS, CLEAR_FACTOR * next_most, MIN_COMMON_SHARE * len(set(words(text))))
     return first if clear else None
 
 
@@ -184,6 +194,7 @@ _NAMES_LANGUAGE = re.compile(
 _NOT_PROSE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+", re.DOTALL)
 ANSWER_LETTERS = 24  # fewer letters of prose are a name or a number
 FOREIGN_LETTERS = 12  # this many in a request show that it holds the other script
+FOREIGN_WORDS = 3  # different common words of the other language do so where the script is the same
 
 
 def switched_language(body: Mapping[str, Any], answer: str) -> bool:
@@ -200,7 +211,11 @@ def switched_language(body: Mapping[str, Any], answer: str) -> bool:
         return False
     if asked is got:
         ours, theirs = language(request), language(prose)
-        if ours is None or theirs is None or ours == theirs or common_word_hits(request, asked)[theirs] >= 2:
+        if ours is None or theirs is None or ours == theirs:
+            return False
+        words_of = COMMON_WORDS.get(asked, {})
+        only_theirs = words_of.get(theirs, frozenset()) - words_of.get(ours, frozenset())
+        if len(only_theirs.intersection(words(request.lower()))) >= FOREIGN_WORDS:
             return False
         earlier = {language(text) for text in texts_of("assistant", body)}
         return theirs not in earlier and not _names_language(body, request)

@@ -27,7 +27,7 @@ _WHOLE: Final = (
 )
 # Openings of which the rest of a short text makes a refusal.
 _OPENING: Final = (
-    rf"{_PREFIX_EN}{_CANNOT_EN} ",
+    rf"{_PREFIX_EN}{_CANNOT_EN} (?!help (?:but|noticing|feeling|wondering)|stress|emphasi[sz]e|wait|recommend)",
     rf"{_AS_AI_EN},? i (?:don't|do not|can't|cannot|am)",
     r"(?:i'm|i am) sorry,? but (?:as an|i|this|that|the)",
     r"(?:非常|很)?(?:抱歉|对不起|不好意思)[,，。!！ ]*(?:但是?|作为[^。\n]{0,30})?我?(?:无法|不能|没有办法|不会)",
