@@ -1,22 +1,23 @@
 """The stand-in frontier answers as a provider would, and leaves nothing behind."""
 
+import asyncio
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from serving.standin import Standin, StandinConfig
-from tests.e2e.conftest import MODELS, ROOT, SMALL
+from tests.e2e.conftest import END_TO_END, MODELS, ROOT, SMALL
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = END_TO_END
 
 ASK = {"model": SMALL, "max_tokens": 8, "temperature": 0, "messages": [{"role": "user", "content": "Say hi."}]}
 
@@ -56,31 +57,31 @@ def members(pgid: int) -> list[int]:
     return found
 
 
-@pytest.fixture(scope="module")
-def standin(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Standin, StandinConfig]]:
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def standin(models: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Standin, None]:
     settings = config()
     with Standin(settings, tmp_path_factory.mktemp("standin") / "log") as running:
         began = time.perf_counter()
-        running.wait_ready(timeout_s=500)
+        await asyncio.to_thread(running.wait_ready, timeout_s=500)
         print(f"ready after {time.perf_counter() - began:.1f} s")
-        yield running, settings
+        yield running
 
 
-def post(standin: tuple[Standin, StandinConfig], path: str, body: dict[str, Any]) -> httpx.Response:
-    headers = {"authorization": "Bearer loopback-secret"}
-    return httpx.post(standin[0].base_url + path, json=body, headers=headers, timeout=120)
+async def post(standin: Standin, path: str, key: str = "loopback-secret") -> httpx.Response:
+    async with httpx.AsyncClient(base_url=standin.base_url, timeout=120) as client:
+        return await client.post(path, json=ASK, headers={"authorization": f"Bearer {key}"})
 
 
-def test_chat_completions_with_cached_tokens_in_the_usage(standin: tuple[Standin, StandinConfig]) -> None:
-    reply = post(standin, "/v1/chat/completions", ASK)
+async def test_chat_completions_with_cached_tokens_in_the_usage(standin: Standin) -> None:
+    reply = await post(standin, "/v1/chat/completions")
     assert reply.status_code == 200, reply.text
     body = reply.json()
     assert body["choices"][0]["message"]["content"]
     assert body["usage"]["prompt_tokens_details"]["cached_tokens"] is not None
 
 
-def test_messages_for_the_anthropic_client(standin: tuple[Standin, StandinConfig]) -> None:
-    reply = post(standin, "/v1/messages", ASK)
+async def test_messages_for_the_anthropic_client(standin: Standin) -> None:
+    reply = await post(standin, "/v1/messages")
     assert reply.status_code == 200, reply.text
     body = reply.json()
     assert body["type"] == "message"
@@ -88,20 +89,20 @@ def test_messages_for_the_anthropic_client(standin: tuple[Standin, StandinConfig
     assert body["usage"]["output_tokens"] > 0
 
 
-def test_stranger_without_the_key_is_refused(standin: tuple[Standin, StandinConfig]) -> None:
-    reply = httpx.post(standin[0].base_url + "/v1/chat/completions", json=ASK, timeout=30)
+async def test_stranger_without_the_key_is_refused(standin: Standin) -> None:
+    reply = await post(standin, "/v1/chat/completions", key="guess")
     assert reply.status_code == 401
 
 
-def test_nothing_is_left_when_the_parent_is_killed(models: Path, tmp_path: Path) -> None:
+def kill_the_parent(settings: str, log: Path) -> list[int]:
+    """Start a process that starts a stand-in, kill it, and say which processes of the stand-in outlive it for long."""
     code = (
         "import sys, time; from pathlib import Path; from serving.standin import Standin, StandinConfig\n"
         "s = Standin(StandinConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2])); s.start()\n"
         "print(s._process.pid, flush=True); time.sleep(600)"
     )
-    settings = config().model_copy(update={"api_key": None}).model_dump_json()
     with subprocess.Popen(
-        [sys.executable, "-c", code, settings, str(tmp_path / "log")], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, "-c", code, settings, str(log)], stdout=subprocess.PIPE, text=True, cwd=ROOT
     ) as parent:
         assert parent.stdout is not None
         group = int(parent.stdout.readline())
@@ -110,4 +111,9 @@ def test_nothing_is_left_when_the_parent_is_killed(models: Path, tmp_path: Path)
     deadline = time.perf_counter() + 90
     while members(group) and time.perf_counter() < deadline:
         time.sleep(0.1)
-    assert members(group) == []
+    return members(group)
+
+
+async def test_nothing_is_left_when_the_parent_is_killed(models: Path, tmp_path: Path) -> None:
+    settings = config().model_copy(update={"api_key": None}).model_dump_json()
+    assert await asyncio.to_thread(kill_the_parent, settings, tmp_path / "log") == []
