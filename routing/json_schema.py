@@ -5,15 +5,20 @@ what cannot be checked does not match: the frontier may answer then.
 """
 
 from typing import Any, Final
+from urllib.parse import unquote
 
 import jsonschema_rs
 
-MAX_SCHEMA_VISITS: Final = 5_000  # subschemas, counted once for every way $ref leads to them
-MAX_CHECKS: Final = 5_000_000  # visits x values: about half a second in the worst case
+MAX_SUBSCHEMAS: Final = 5_000  # counted once for every way $ref leads to them
+MAX_CHECKS: Final = 5_000_000  # subschemas x values; 0.2 s at worst
 MAX_DEPTH: Final = 64
 MAX_PATTERNS: Final = 64
-# Rust's regex engine takes linear time and no backreferences; the limit keeps counted repetitions from adding up.
-PATTERNS: Final = jsonschema_rs.RegexOptions(size_limit=200_000, dfa_size_limit=1_000_000)
+MAX_UNEVALUATED: Final = 8  # each may walk all that is below it once more
+# Compiled bytes x characters, over all patterns and strings. The engine is linear (no backreferences, no lookaround)
+# but slow on large automata: up to 0.2 ns for each was measured, so 0.4 s at worst.
+MAX_PATTERN_WORK: Final = 2_000_000_000
+MAX_PATTERN_BYTES: Final = 1_000_000  # of one pattern, compiled: enough for ^.{1,500}$
+DRAFTS: Final = ("draft-06", "draft-07", "2019-09", "2020-12")  # older ones scope references by other keywords
 
 
 class Uncheckable(ValueError):
@@ -26,66 +31,78 @@ def matches(value: Any, schema: Any) -> bool:
     False too when it cannot be checked; see the module.
     """
     try:
-        if schema_visits(schema) * value_size(value) > MAX_CHECKS:
+        subschemas, patterns = schema_size(schema)
+        values, chars = value_size(value)
+        if subschemas * values > MAX_CHECKS:
             return False
-        return jsonschema_rs.validator_for(schema, pattern_options=PATTERNS, offline=True).is_valid(value)
+        pattern_bytes = min(MAX_PATTERN_BYTES, MAX_PATTERN_WORK // max(patterns * chars, 1))
+        options = jsonschema_rs.RegexOptions(size_limit=pattern_bytes)
+        return jsonschema_rs.validator_for(schema, pattern_options=options, offline=True).is_valid(value)
     except (ValueError, jsonschema_rs.ReferencingError):
         return False
 
 
-def value_size(value: Any) -> int:
-    """How many values a JSON value is made of. Raises Uncheckable when it is nested deeper than MAX_DEPTH."""
-    size = 0
+def value_size(value: Any) -> tuple[int, int]:
+    """(values, characters of all strings and keys) of a JSON value. Raises Uncheckable when deeper than MAX_DEPTH."""
+    values = chars = depth = 0
     level = [value]
-    for _ in range(MAX_DEPTH + 1):
-        if not level:
-            return size
-        size += len(level)
-        level = [
-            child
-            for parent in level
-            if isinstance(parent, dict | list)
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-        ]
-    raise Uncheckable(f"nested deeper than {MAX_DEPTH}")
+    while level:
+        if depth > MAX_DEPTH:
+            raise Uncheckable(f"nested deeper than {MAX_DEPTH}")
+        values += len(level)
+        below: list[Any] = []
+        for node in level:
+            if isinstance(node, dict):
+                chars += sum(map(len, node))
+                below.extend(node.values())
+            elif isinstance(node, list):
+                below.extend(node)
+            elif isinstance(node, str):
+                chars += len(node)
+        level = below
+        depth += 1
+    return values, chars
 
 
-def schema_visits(schema: Any) -> int:
-    """How many subschemas a validator meets when every local $ref is followed until it leads back.
+def schema_size(schema: Any) -> tuple[int, int]:
+    """(subschemas, patterns) that a validator meets when it follows every $ref until that leads back to itself.
 
     The library evaluates recursion once a value, but walks references that fan out and meet again every time: that is
-    exponential. Raises Uncheckable above MAX_SCHEMA_VISITS, for deep nesting, many patterns and foreign references.
+    exponential. The count is an upper bound: definitions and data such as `enum` are in it. Raises Uncheckable above
+    the limits.
     """
     value_size(schema)
-    visits = patterns = 0
+    subschemas = patterns = unevaluated = 0
     stack: list[tuple[Any, frozenset[str]]] = [(schema, frozenset())]
     while stack:
         node, followed = stack.pop()
-        visits += 1
-        if visits > MAX_SCHEMA_VISITS:
-            raise Uncheckable(f"more than {MAX_SCHEMA_VISITS} subschemas")
+        subschemas += 1
         if isinstance(node, list):
             stack.extend((child, followed) for child in node)
         if not isinstance(node, dict):
             continue
+        stack.extend((child, followed) for child in node.values())
         patterns += isinstance(node.get("pattern"), str)
-        if isinstance(by_pattern := node.get("patternProperties"), dict):
-            patterns += len(by_pattern)
-        if patterns > MAX_PATTERNS:
-            raise Uncheckable(f"more than {MAX_PATTERNS} patterns")
-        stack.extend((child, followed) for name, child in node.items() if name not in ("$defs", "definitions"))
+        patterns += len(by_pattern) if isinstance(by_pattern := node.get("patternProperties"), dict) else 0
+        unevaluated += ("unevaluatedProperties" in node) + ("unevaluatedItems" in node)
+        if subschemas > MAX_SUBSCHEMAS or patterns > MAX_PATTERNS or unevaluated > MAX_UNEVALUATED:
+            raise Uncheckable(f"{subschemas} subschemas, {patterns} patterns and {unevaluated} unevaluated keywords")
+        if node is not schema and isinstance(node.get("$id"), str):
+            raise Uncheckable("an embedded $id changes what references mean")
+        if isinstance(draft := node.get("$schema"), str) and not any(known in draft for known in DRAFTS):
+            raise Uncheckable(f"unknown $schema {draft[:100]!r}")
         for keyword in ("$ref", "$dynamicRef", "$recursiveRef"):
             if isinstance(pointer := node.get(keyword), str) and pointer not in followed:
                 stack.append((resolve(schema, pointer), followed | {pointer}))
-    return visits
+    return subschemas, patterns
 
 
 def resolve(schema: Any, pointer: str) -> Any:
-    """What a local reference (`#`, `#/...`) points at. Raises Uncheckable for any other."""
+    """What a local reference (`#` or `#/...`) points at. Raises Uncheckable for any other and when it leads nowhere."""
     if pointer != "#" and not pointer.startswith("#/"):
         raise Uncheckable(f"reference to {pointer[:100]!r}: only references within the schema are followed")
     node = schema
-    for part in pointer.split("/")[1:]:
+    for part in unquote(pointer).split("/")[1:]:
         key = part.replace("~1", "/").replace("~0", "~")
         try:
             node = node[int(key)] if isinstance(node, list) else node[key]
