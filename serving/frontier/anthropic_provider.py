@@ -28,9 +28,7 @@ class AnthropicProvider:
             http_client=anthropic.DefaultAsyncHttpxClient(follow_redirects=False),
             **sdk_options(config, connect_timeout_s),
         )
-        self._create = (
-            self._sdk.messages.with_streaming_response.create
-        )
+        self._create = self._sdk.messages.with_streaming_response.create
 
     async def stream(self, request: ProviderRequest) -> AsyncGenerator[Piece, None]:
         """See Provider."""

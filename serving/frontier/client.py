@@ -43,7 +43,7 @@ TOO_SLOW = {
     Reason.DEADLINE: Rule(Reason.DEADLINE, Remedy.STOP, False),  # the request was late, not necessarily the provider
 }
 CUT = Rule(Reason.CUT, Remedy.RETRY, True)
-PROBE_BODY = {"messages": [{"role": "user", "content": "1"}], "max_tokens": 1}
+PROBE_BODY = {"messages": [{"role": "user", "content": "1"}], "max_completion_tokens": 1}
 
 
 class FrontierObserver(Protocol):

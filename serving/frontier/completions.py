@@ -26,6 +26,8 @@ def chat_body(body: Mapping[str, Any]) -> dict[str, Any]:
         if body.get(name) not in (None, harmless):
             raise InvalidRequest(f"{name} is not available at the frontier; leave it out, or ask for tier1", param=name)
     chat = {name: value for name, value in body.items() if name not in ("prompt", "logprobs", *CONTINUATION_ONLY)}
+    if "max_tokens" in chat:
+        chat["max_completion_tokens"] = chat.pop("max_tokens")  # chat's name; a provider that knows the old one renames
     if body.get("logprobs") is not None:
         chat |= {"logprobs": True, "top_logprobs": body["logprobs"]}
     return {"messages": [{"role": "user", "content": prompt}], **chat}

@@ -41,9 +41,9 @@ class ProviderConfig(Record):
         ge=1,
         description="the client's limit is cut to it; kind anthropic: also the limit when the client sets none",
     )
-    drop_params: tuple[str, ...] = Field((), description="fields of the OpenAI body this provider refuses")
+    drop_params: tuple[str, ...] = Field((), description="body fields this provider refuses; may be stream_options")
     rename_params: dict[str, str] = Field(
-        default_factory=dict, description="OpenAI field -> this provider's, as max_tokens: max_completion_tokens"
+        default_factory=dict, description="OpenAI field -> this provider's, as max_completion_tokens: max_tokens"
     )
     send_cache_key: bool = Field(
         False, description="kind openai: send prompt_cache_key, hashed per tenant and session, to find the warm machine"

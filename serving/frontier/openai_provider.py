@@ -121,7 +121,8 @@ class OpenAIProvider:
 
 def openai_params(request: ProviderRequest, config: ProviderConfig) -> dict[str, Any]:
     """The body as this provider takes it: limits cut, refused fields dropped, fields renamed."""
-    params = {name: value for name, value in request.body.items() if name not in config.drop_params}
+    params = {**request.body, "stream_options": {"include_usage": True}}
+    params = {name: value for name, value in params.items() if name not in config.drop_params}
     for name in OUTPUT_LIMITS:
         if config.max_output_tokens is not None and params.get(name) is not None:
             params[name] = min(params[name], config.max_output_tokens)

@@ -17,21 +17,40 @@ from serving.frontier.errors import ProviderFault, Reason, Remedy, Rule
 Block = dict[str, Any]
 
 NO_COUNTERPART = Rule(Reason.UNTRANSLATABLE, Remedy.ABANDON, False)
-UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
-    # field -> the values that ask for nothing
-    "n": (None, 1),
-    "logprobs": (None, False),
-    "top_logprobs": (None, 0),
-    "logit_bias": (None, {}),
-    "frequency_penalty": (None, 0),
-    "presence_penalty": (None, 0),
-    "seed": (None,),
-    "min_tokens": (None, 0),
-    "prediction": (None,),
-    "functions": (None, []),
+TRANSLATED = frozenset(
+    {
+        "messages",
+        "max_tokens",
+        "max_completion_tokens",
+        "temperature",
+        "top_p",
+        "top_k",
+        "stop",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "response_format",
+        "reasoning_effort",
+        "user",
+    }
+)
+ASK_FOR_NOTHING: Mapping[str, tuple[Any, ...]] = {
+    # Fields without a counterpart -> the values with which they change nothing; any other value is refused.
+    "n": (1,),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "logit_bias": ({},),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "min_tokens": (0,),
+    "min_p": (0,),
+    "repetition_penalty": (1,),
+    "modalities": (["text"],),
+    "verbosity": ("medium",),
 }
+ABOUT_THE_ACCOUNT = frozenset({"metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"})
 PASSED_ON = ("top_p", "top_k")
-EFFORTS = frozenset({"low", "medium", "high", "xhigh", "max"})
+EFFORTS = {"none": "low", "minimal": "low"} | {name: name for name in ("low", "medium", "high", "xhigh", "max")}
 TOOL_CHOICES: Mapping[str, Block] = {"auto": {"type": "auto"}, "required": {"type": "any"}, "none": {"type": "none"}}
 JSON_ONLY = "Answer with a single JSON object and nothing else."
 MAX_TEMPERATURE = 1.0  # OpenAI's range ends at 2
@@ -44,14 +63,14 @@ def to_anthropic(body: Mapping[str, Any], config: ProviderConfig, count_tokens: 
 
     Raises ProviderFault (untranslatable, naming the field) when the request asks for what Anthropic does not have.
     """
-    body = {name: value for name, value in body.items() if name not in config.drop_params}
-    for name, harmless in UNSUPPORTED.items():
-        if body.get(name) not in harmless:
+    body = {name: value for name, value in body.items() if value is not None and name not in config.drop_params}
+    for name in sorted(body.keys() - TRANSLATED - ABOUT_THE_ACCOUNT):
+        if body[name] not in ASK_FOR_NOTHING.get(name, ()):
             raise _refuse(config, name, f"{name} has no counterpart at Anthropic")
     system, messages = _conversation(body["messages"], config)
     params: dict[str, Any] = {"max_tokens": _max_tokens(body, config), "messages": messages}
-    params |= {name: body[name] for name in PASSED_ON if body.get(name) is not None}
-    if body.get("temperature") is not None:
+    params |= {name: body[name] for name in PASSED_ON if name in body}
+    if "temperature" in body:
         params["temperature"] = min(body["temperature"], MAX_TEMPERATURE)
     if stops := _stop_sequences(body.get("stop"), config):
         params["stop_sequences"] = stops
@@ -190,8 +209,8 @@ def _tool_choice(body: Mapping[str, Any], config: ProviderConfig) -> Block:
 def _output_config(body: Mapping[str, Any], config: ProviderConfig) -> tuple[Block, list[str]]:
     """(output_config, extra system texts): a schema is enforced by the API, bare json_object mode by an instruction."""
     output: Block = {}
-    if (effort := body.get("reasoning_effort")) in EFFORTS:
-        output["effort"] = effort
+    if body.get("reasoning_effort") is not None:
+        output["effort"] = EFFORTS[body["reasoning_effort"]]
     response_format = body.get("response_format") or {}
     match response_format.get("type"):
         case "json_schema":

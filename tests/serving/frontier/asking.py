@@ -18,6 +18,7 @@ from tests.journey.upstream import ScriptedUpstream
 
 Build = Callable[..., FrontierClient]
 KEY = "sk-live-abcdef0123456789"
+BRIEF: dict[str, Any] = {"ttft_timeout_s": 0.3, "idle_timeout_s": 0.3}
 KINDS = ["openai", "anthropic"]
 BOTH = pytest.mark.parametrize("kind", KINDS)
 EITHER_WAY = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])

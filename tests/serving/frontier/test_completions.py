@@ -11,7 +11,7 @@ from serving.frontier.completions import chat_body, text_chunk
 @pytest.mark.parametrize("prompt", ["once upon", ["once upon"]])
 def test_the_prompt_becomes_one_user_message(prompt: Any) -> None:
     body = chat_body({"prompt": prompt, "max_tokens": 5, "echo": False, "suffix": None, "best_of": 1})
-    assert body == {"messages": [{"role": "user", "content": "once upon"}], "max_tokens": 5}
+    assert body == {"messages": [{"role": "user", "content": "once upon"}], "max_completion_tokens": 5}
 
 
 def test_logprobs_are_asked_for_in_chat_terms() -> None:

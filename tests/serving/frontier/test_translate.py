@@ -135,6 +135,7 @@ def test_images_are_passed_on() -> None:
         ("logit_bias", {"logit_bias": {"5": 1}}),
         ("frequency_penalty", {"frequency_penalty": 0.5}),
         ("seed", {"seed": 0}),
+        ("brand_new_knob", {"brand_new_knob": True}),
         ("stop", {"stop": ["\n\n"]}),
         ("tool_choice", {"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}),
         ("response_format", {"response_format": {"type": "json_schema", "json_schema": {"schema": {"minimum": 1}}}}),
@@ -160,7 +161,20 @@ def test_drop_params_says_what_may_be_left_out() -> None:
 
 
 def test_values_that_ask_for_nothing_are_accepted() -> None:
-    translated(n=1, logprobs=False, logit_bias={}, frequency_penalty=0, presence_penalty=0.0, seed=None, tools=[])
+    nothing = {
+        "n": 1,
+        "logprobs": False,
+        "logit_bias": {},
+        "frequency_penalty": 0,
+        "presence_penalty": 0.0,
+        "seed": None,
+    }
+    assert translated(**nothing, tools=[], metadata={"team": "x"}, modalities=["text"]) == translated()
+
+
+@pytest.mark.parametrize(("asked", "effort"), [("none", "low"), ("minimal", "low"), ("high", "high"), ("max", "max")])
+def test_reasoning_effort(asked: str, effort: str) -> None:
+    assert translated(reasoning_effort=asked)["output_config"] == {"effort": effort}
 
 
 CACHED = config(prompt_cache={"enabled": True, "min_tokens": 10})
