@@ -46,9 +46,11 @@ class TestRange:
     def test_pages_join_without_gap_or_repetition_even_within_one_instant(
         self, store: Store, reader: LedgerReader
     ) -> None:
-        records = [example(number // 3).model_copy(update={"request_id": f"{number:05d}"}) for number in range(1201)]
-        store.insert(records[::-1])
-        assert list(reader.requests()) == records
+        records = [
+            example(number // 3).model_copy(update={"request_id": f"{-number % 7}-{number}"}) for number in range(1201)
+        ]
+        store.insert(records)
+        assert list(reader.requests()) == sorted(records, key=lambda record: (record.at, record.request_id))
 
     @pytest.mark.parametrize(
         ("since", "until"),

@@ -112,6 +112,12 @@ class TestInsert:
             assert stored(config) == [ACCEPTED]
         engine.dispose()
 
+    def test_writers_queue_for_the_lock_when_they_begin_not_half_way(self, store: Store, config: LedgerConfig) -> None:
+        engine = open_engine(config)
+        with engine.begin(), pytest.raises(StorageDown, match="locked"):
+            store.insert([ACCEPTED])
+        engine.dispose()
+
     def test_reader_cannot_write(self, store: Store, config: LedgerConfig) -> None:
         engine = open_engine(config, read_only=True)
         with pytest.raises(Exception, match="readonly"), engine.begin() as reading:
