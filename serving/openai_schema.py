@@ -34,6 +34,8 @@ from serving.openai_messages import (
 from serving.schema_bounds import check_schema
 
 COMPLETION_MAX_TOKENS = 16  # what OpenAI takes when a completions request does not say
+# vLLM refuses several choices at temperature 0, which OpenAI serves; below this it would sample no colder anyway.
+SMALLEST_TEMPERATURE_OF_MANY = 0.01
 SMALLEST_TOP_P = 1e-6  # top_p=0 means "the likeliest token alone"; vLLM takes (0, 1]
 
 _ENGINE = "it belongs to the engine, not to the caller"
@@ -135,8 +137,11 @@ class SamplingBody(Wire):
 
     def _common(self) -> dict[str, Any]:
         """The shared fields of a call body, canonical; absent ones left out."""
+        temperature = self.temperature
+        if temperature is not None and (self.n or 1) > 1:
+            temperature = max(temperature, SMALLEST_TEMPERATURE_OF_MANY)
         fields = {
-            "temperature": self.temperature,
+            "temperature": temperature,
             "top_p": None if self.top_p is None else max(self.top_p, SMALLEST_TOP_P),
             "n": self.n,
             "stop": [self.stop] if isinstance(self.stop, str) else self.stop or None,
