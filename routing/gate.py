@@ -4,7 +4,6 @@
 checked. Without any the gate stops what is broken: empty, looping, refused, cut or malformed drafts.
 """
 
-import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +41,8 @@ class GateConfig(Record):
         None, le=0, description="reject when any window's mean is below; None: off"
     )
     window_tokens: int = Field(16, ge=1)
+    # With 48 and 0.8, 620 of 18,910 public answers (MMLU-Pro, GSM8K, ZeroEval) loop; the right ones among them (52) are
+    # lucky guesses read from a text without an end.
     max_repeat_ratio: float = Field(
         0.8, ge=0, le=1, description="share of repeated word 4-grams in a window that is a loop; see routing/loops.py"
     )
@@ -183,7 +184,6 @@ class Signals:
     mean_logprob: float | None
     worst_window_logprob: float | None
     p_judge_ok: float | None
-    agreement_ratio: float | None
 
 
 def judge(body: Mapping[str, Any], features: RequestFeatures, evidence: DraftEvidence, config: GateConfig) -> Verdict:
@@ -210,7 +210,6 @@ def gather(body: Mapping[str, Any], features: RequestFeatures, evidence: DraftEv
         mean_logprob=min((mean for mean, _ in summaries if mean is not None), default=None),
         worst_window_logprob=min((worst for _, worst in summaries if worst is not None), default=None),
         p_judge_ok=evidence.p_judge_ok,
-        agreement_ratio=evidence.agreement_ratio,
     )
 
 
@@ -222,8 +221,8 @@ def combine(signals: Signals, config: GateConfig) -> Verdict:
     ):
         reasons.append(RejectReason.LOGPROB)
     if config.judge_threshold is not None:
-        if signals.p_judge_ok is None or math.isnan(signals.p_judge_ok):
-            reasons.append(RejectReason.JUDGE_FAILED)
+        if signals.p_judge_ok is None or not 0 <= signals.p_judge_ok <= 1:
+            reasons.append(RejectReason.JUDGE_FAILED)  # no answer, or none that is a probability
         elif signals.p_judge_ok < config.judge_threshold:
             reasons.append(RejectReason.JUDGE)
     return Verdict(

@@ -56,7 +56,7 @@ class Usage(Record):
 class RequestFeatures(Record):
     """What the policy may know about a request before any model has read it (routing/features.py fills it)."""
 
-    category: str = Field(description="one of PolicyConfig.categories, or 'other'")
+    category: str = Field(description="built in (routing/categories.py) or one of PolicyConfig.categories")
     input_tokens: int = Field(ge=0, description="tier-1 tokens of the rendered prompt")
     max_output_tokens: int | None = Field(None, ge=1, description="the client's limit; None: up to the context")
     n_messages: int = Field(ge=0)
