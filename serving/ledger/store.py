@@ -13,7 +13,6 @@ from alembic import command
 from alembic.config import Config as AlembicConfig
 from sqlalchemy import Connection, Engine, Executable, Table, create_engine, event, select, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 
 from routing.schema import RequestRecord
@@ -140,8 +139,3 @@ def _reason(error: BaseException) -> str:
     cause = error.orig if isinstance(error, StatementError) and error.orig is not None else error
     first_line = (str(cause).splitlines() or [""])[0]
     return f"{type(cause).__name__}: {first_line}"
-
-
-def describe(url: str) -> str:
-    """The database's address for logs; a password, should one ever be in it, is masked."""
-    return make_url(url).render_as_string(hide_password=True)
