@@ -205,10 +205,12 @@ class Head:
             key=lambda t: t.n_answers,
             default=self.card.tops[0],
         )
-        rate = self.rate[-1 if category is None else category]
-        dense = dense_row(linear, rate, structure, answers_row(evidence, top.n_answers))
-        forest = self.forests[top.n_answers].predict(dense[None, :])[0]
-        gain, bad = top.forest_weight * forest + (1 - top.forest_weight) * linear
+        gain, bad = linear
+        if top.forest_weight > 0:
+            rate = self.rate[-1 if category is None else category]
+            dense = dense_row(linear, rate, structure, answers_row(evidence, top.n_answers))
+            forest = self.forests[top.n_answers].predict(dense[None, :])[0]
+            gain, bad = top.forest_weight * forest + (1 - top.forest_weight) * linear
         return Scores(
             p_tier1_ok=top.tier1_ok.p(float(log_odds(1 - gain)), evidence.category),
             p_draft_good=top.draft_good.p(float(log_odds(1 - bad)), evidence.category),
