@@ -1,6 +1,7 @@
 """Commands: serve the stack, check a configuration, ask one question, read the ledger, make an API key."""
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -154,13 +155,11 @@ def run_ledger_tail(args: argparse.Namespace) -> int:
 def run_ledger_export(args: argparse.Namespace) -> int:
     """Write the rows as JSON lines."""
     from serving.config import load_config
+    from serving.ledger.export import export_jsonl
     from serving.ledger.reader import LedgerReader
 
-    reader = LedgerReader(load_config(args.config).ledger)
-    out = args.out.open("w", encoding="utf-8") if args.out else sys.stdout
-    with out:
-        for row in reader.requests(since=args.since, until=args.until):
-            out.write(row.model_dump_json() + "\n")
+    with args.out.open("wb") if args.out else contextlib.nullcontext(sys.stdout.buffer) as out:
+        export_jsonl(LedgerReader(load_config(args.config).ledger), out, args.since, args.until)
     return 0
 
 

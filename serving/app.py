@@ -3,6 +3,7 @@
 `application` is what Ray Serve deploys; `build_stack` is what each ingress process holds. Nothing happens at import.
 """
 
+import asyncio
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -31,7 +32,7 @@ def build_stack(config: StackConfig, tier1: DraftEngine, router: RouterModel | N
 
     async def close() -> None:
         await frontier.aclose()
-        ledger.close()
+        await asyncio.to_thread(ledger.close)
 
     return Stack(
         tiers=Tiers(router=router, tier1=tier1, frontier=frontier),

@@ -9,6 +9,7 @@ StackError
 ├── Forbidden                 403
 ├── NotFound                  404
 ├── Conflict                  409  an idempotency key in use
+├── ClientGone                499  left before its request was complete; nobody reads the answer
 ├── QueueFull                 429  this stack is full; retry_after_s
 ├── FrontierRateLimited       429  every provider is; retry_after_s
 ├── FrontierRejected          4xx  the provider refused the request itself; not retried
@@ -81,6 +82,10 @@ class NotFound(StackError):
 class Conflict(StackError):
     status, type, code = 409, "conflict_error", "idempotency_key_in_use"
     retryable = True
+
+
+class ClientGone(StackError):
+    status, type, code = 499, "client_error", "client_gone"
 
 
 class QueueFull(StackError):

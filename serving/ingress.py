@@ -18,6 +18,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from routing.cost import CostConfig
@@ -26,6 +27,7 @@ from routing.schema import Api, Record, RequestedModel, RequestRecord
 from serving.cascade import Sections, answer
 from serving.errors import (
     BodyTooLarge,
+    ClientGone,
     Forbidden,
     InvalidRequest,
     LedgerUnavailable,
@@ -272,10 +274,13 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
     if declared.isdigit() and int(declared) > limit_bytes:
         raise too_large
     raw = bytearray()
-    async for part in request.stream():
-        raw += part
-        if len(raw) > limit_bytes:
-            raise too_large
+    try:
+        async for part in request.stream():
+            raw += part
+            if len(raw) > limit_bytes:
+                raise too_large
+    except ClientDisconnect as error:
+        raise ClientGone("the client left before its request was complete") from error
     return bytes(raw)
 
 

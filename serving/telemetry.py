@@ -79,9 +79,9 @@ class Telemetry:
                 self.tokens.labels(attempt.kind, "input").inc(attempt.usage.input_tokens)
                 self.tokens.labels(attempt.kind, "cached").inc(attempt.usage.cached_tokens or 0)
                 self.tokens.labels(attempt.kind, "output").inc(attempt.usage.output_tokens)
-            if attempt.cost_usd is None:
+            if attempt.cost_usd is None and attempt.price_source is None:
                 self.unpriced.labels(attempt.kind).inc()
-            else:
+            elif attempt.cost_usd is not None:
                 self.cost.labels(attempt.kind).inc(attempt.cost_usd)
 
     def render(self) -> bytes:

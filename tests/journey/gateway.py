@@ -7,6 +7,7 @@ async with gateway(tmp_path, upstream) as g:
 """
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
@@ -26,6 +27,7 @@ from serving.ingress import Stack, build_app
 from serving.ledger.reader import LedgerReader
 from tests.journey.scripted import ScriptedRouter, ScriptedTier1
 from tests.journey.upstream import ScriptedUpstream
+from tests.journey.upstream_wire import Bell
 
 PRICE = TokenPrice(input_usd=2.0, output_usd=8.0, cached_input_usd=0.5, source="test table", as_of="2026-11-01")
 
@@ -60,7 +62,7 @@ class Gateway:
     sdk: AsyncOpenAI
     reader: LedgerReader
     rows: list[RequestRecord] = field(default_factory=list)
-    _settled: asyncio.Event = field(default_factory=asyncio.Event)
+    bell: Bell = field(default_factory=Bell)
 
     async def chat(
         self, content: str = "hello there", *, headers: Mapping[str, str] | None = None, **body: Any
@@ -71,16 +73,13 @@ class Gateway:
 
     async def row(self, index: int = 0, within_s: float = 5) -> RequestRecord:
         """The settled record of the nth request, as soon as there is one."""
-        async with asyncio.timeout(within_s):
-            while len(self.rows) <= index:
-                self._settled.clear()
-                await self._settled.wait()
+        await self.bell.until(lambda: len(self.rows) > index, within_s)
         return self.rows[index]
 
     def on_settle(self, row: RequestRecord) -> None:
         """Called by the stack beside the ledger."""
         self.rows.append(row)
-        self._settled.set()
+        self.bell.ring()
 
 
 def journey_config(tmp_path: Path, upstream: ScriptedUpstream, **sections: Any) -> StackConfig:
@@ -118,6 +117,14 @@ def journey_config(tmp_path: Path, upstream: ScriptedUpstream, **sections: Any) 
     for name, values in sections.items():
         tree[name] = {**tree.get(name, {}), **values} if isinstance(values, dict) else values
     return StackConfig.model_validate(tree)
+
+
+def text_of(reply: httpx.Response) -> str:
+    """What the model said, streamed or not."""
+    if not reply.headers["content-type"].startswith("text/event-stream"):
+        return str(reply.json()["choices"][0]["message"]["content"])
+    chunks = [json.loads(line[6:]) for line in reply.text.splitlines() if line.startswith("data: {")]
+    return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk.get("choices", ()))
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ from typing import Any, Self
 from routing.schema import Api, ToolCall, Usage
 from serving.errors import RouterFailed, StackError, Tier1Failed
 from serving.tiers import Call, Frame, RouterScore
+from tests.journey.upstream_wire import Bell
 
 TIER1_MODEL = "scripted-tier1"
 
@@ -57,7 +58,7 @@ class ScriptedTier1:
         self.tokens_made = 0
         self.probe_error: StackError | None = None
         self._queue: deque[Draft] = deque()
-        self._changed = asyncio.Event()
+        self.bell = Bell()
 
     def script(self, *drafts: Draft) -> Self:
         """Play these next, in order."""
@@ -74,7 +75,7 @@ class ScriptedTier1:
         draft = self._queue.popleft() if self._queue else self.default
         self.calls.append(call)
         self.running += 1
-        self._notify()
+        self.bell.ring()
         finished = False
         try:
             if draft.error is not None and draft.fail_after == 0:
@@ -85,7 +86,7 @@ class ScriptedTier1:
         finally:
             self.running -= 1
             self.aborted += not finished
-            self._notify()
+            self.bell.ring()
 
     async def _play(self, call: Call, draft: Draft) -> AsyncGenerator[Frame, None]:
         started = time.perf_counter()
@@ -98,6 +99,7 @@ class ScriptedTier1:
                 await draft.gate.wait()
             await asyncio.sleep(draft.token_delay_s if index else draft.first_token_delay_s)
             self.tokens_made += 1
+            self.bell.ring()
             yield Frame(
                 data=chunk(call, {"content": token}) if call.stream else None,
                 text=token,
@@ -119,15 +121,11 @@ class ScriptedTier1:
         if self.probe_error is not None:
             raise self.probe_error
 
-    def _notify(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    async def until(self, *, running: int | None = None, calls: int | None = None, within_s: float = 5) -> None:
-        """Wait until so many drafts run, or so many calls were made."""
-        async with asyncio.timeout(within_s):
-            while (running is not None and self.running != running) or (calls is not None and len(self.calls) < calls):
-                await self._changed.wait()
+    async def until(self, *, running: int | None = None, tokens: int = 0, within_s: float = 5) -> None:
+        """Wait until so many drafts run and so many tokens were made in all."""
+        await self.bell.until(
+            lambda: (running is None or self.running == running) and self.tokens_made >= tokens, within_s
+        )
 
 
 class ScriptedRouter:
@@ -139,10 +137,12 @@ class ScriptedRouter:
         self.score_answer, self.judge_answer = score, verdict
         self.scored: list[Call] = []
         self.judged: list[str] = []
+        self.bell = Bell()
 
     async def score(self, call: Call) -> RouterScore:
         """p(tier 1 will do)."""
         self.scored.append(call)
+        self.bell.ring()
         return await self._say(self.score_answer)
 
     async def judge(self, call: Call, draft: str) -> RouterScore:

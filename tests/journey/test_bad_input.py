@@ -86,6 +86,8 @@ async def test_hostile_json_is_refused(g: Gateway, raw: bytes) -> None:
     assert_openai_error(reply, 400)
 
 
+IMAGE = [{"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}}]
+
 BAD_FIELDS: list[tuple[str, dict[str, Any], str]] = [
     ("5 messages missing", {"messages": ...}, "messages"),
     ("5 messages empty", {"messages": []}, "messages"),
@@ -115,7 +117,7 @@ BAD_FIELDS: list[tuple[str, dict[str, Any], str]] = [
             "vllm_xargs": {"a": 1},
         }.items()
     ),
-    ("14 image", {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}}]}]}, "messages[0].content[0].type"),
+    ("14 image", {"messages": [{"role": "user", "content": IMAGE}]}, "messages[0].content[0].type"),
     ("15 base url", {"api_base": "http://127.0.0.1:1/"}, "api_base"),
     ("unknown model", {"model": "gpt-4"}, "model"),
 ]  # fmt: skip
@@ -128,7 +130,7 @@ async def test_bad_field_is_refused_by_name_and_reaches_no_tier(g: Gateway, chan
     reply = await g.http.post(CHAT, json={k: v for k, v in body.items() if v is not ...})
     assert reply.status_code in (400, 404)
     assert_openai_error(reply, reply.status_code)
-    assert reply.json()["error"]["param"].startswith(param.split("[")[0])
+    assert reply.json()["error"]["param"].startswith(param.split("[", maxsplit=1)[0])
     assert g.tier1.calls == []
     assert g.upstream.calls == 0
 
@@ -193,7 +195,7 @@ async def test_no_path_but_ours_is_answered(g: Gateway, path: str) -> None:
     writer.write(raw.encode())
     status = await reader.readline()
     writer.close()
-    assert status.split()[1] in (b"404", b"405"), status
+    assert status.split(maxsplit=2)[1] in (b"404", b"405"), status
 
 
 async def test_too_long_for_tier_1_goes_straight_to_the_frontier_with_one_bill(g: Gateway) -> None:

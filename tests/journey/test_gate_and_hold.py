@@ -1,4 +1,4 @@
-"""What is held, what is released, and when the frontier starts; the streaming path and the other are held to the same."""
+"""What is held, what is released, and when the frontier starts; streamed or not, the same holds."""
 
 import asyncio
 import json
@@ -35,7 +35,11 @@ BAD_DRAFTS: dict[str, tuple[Draft, dict[str, Any], RejectReason]] = {
     "whitespace": (Draft(text="  \n "), {}, RejectReason.EMPTY),
     "loop": (Draft(text=f"{SECRET} and again " * 60), {}, RejectReason.LOOP),
     "refusal": (Draft(text=f"I'm sorry, but I can't assist with that {SECRET}."), {}, RejectReason.REFUSAL),
-    "language": (Draft(text="这是一个完全不同的语言的回答。岛屿位于海中，气候温暖，居民以捕鱼为生，市场上出售香料和布匹。"), {}, RejectReason.LANGUAGE),
+    "language": (
+        Draft(text="这是一个完全不同的语言的回答。岛屿位于海中，气候温暖，居民以捕鱼为生，市场上出售香料和布匹。"),
+        {},
+        RejectReason.LANGUAGE,
+    ),
     "truncated": (Draft(text=f"{SECRET} goes on and", finish_reason="length"), {}, RejectReason.TRUNCATED),
     "tool arguments": (
         Draft(text="", tool_calls=(ToolCall(name="weather", arguments='{"city": '),), finish_reason="tool_calls"),
@@ -70,7 +74,9 @@ async def test_bad_draft_never_reaches_the_client(g: Gateway, case: str, stream:
     draft, body, reason = BAD_DRAFTS[case]
     g.tier1.script(draft)
     g.upstream.script(ok("the frontier answers"))
-    reply = await g.chat("Please tell me something in English about the island.", stream=stream, **body)
+    reply = await g.chat(
+        "Please tell me something about the island and the people who live on it.", stream=stream, **body
+    )
     assert reply.status_code == 200
     assert SECRET not in reply.text
     assert "这" not in reply.text
