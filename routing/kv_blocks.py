@@ -107,14 +107,12 @@ class BlockIndex:
 
     def match(self, keys: Sequence[int]) -> dict[str, int]:
         """Per replica, how many of the prompt's first blocks it holds without a gap, 0..len(keys)."""
-        get = self._holders.get
         alive = sum(self._bits.values())
         lost: list[tuple[int, int]] = []  # (bits of the replicas whose prefix ends here, its length in blocks)
-        for depth, key in enumerate(keys):
-            still = alive & get(key)
-            if still != alive:
-                lost.append((alive & ~still, depth))
-                alive = still
+        for depth, holders in enumerate(self._holders.get_each(keys)):
+            if alive & ~holders:
+                lost.append((alive & ~holders, depth))
+                alive &= holders
                 if not alive:
                     break
         lost.append((alive, len(keys)))

@@ -15,11 +15,13 @@ from routing.replicas import ReplicaState
 # runs. 60 s and 30 s cost 0.3 and 0.8 points of the pooled hits (benchmarks/LOG.md, 2026-11-21).
 LOAD_HALF_LIFE_S = 120.0
 # Prefill speed moves with the batch, not with the minute: about the last 200 requests count.
-RATE_HALF_LIFE_REQUESTS = 140.0
+RATE_HALF_LIFE_REQUESTS = 140
 # Until measured. Wrong by far on most hardware; one request later it weighs as much as that request.
 PRIOR_PREFILL_TOKENS_PER_S = 10_000.0
 MAX_UTILIZATION = 0.95
 UNSEEN_HALF_LIFE_DECISIONS = 35.0
+ARRIVALS_HALF_LIFE_REQUESTS = 140.0
+AT_ONCE_RATIO = 0.1
 # A booking of another process that takes longer than this to arrive is a fault of the transport, not a blind spot.
 BLIND_WINDOW_S = 1.0
 
@@ -53,11 +55,12 @@ class PrefillRate:
     the overhead from the rate, or when noise makes either negative.
     """
 
-    __slots__ = ("_n", "_x", "_xx", "_xy", "_y")
+    __slots__ = ("_n", "_x", "_xx", "_xy", "_y", "measured")
 
     _keep = 0.5 ** (1 / RATE_HALF_LIFE_REQUESTS)
 
     def __init__(self, prior_tokens_per_s: float = PRIOR_PREFILL_TOKENS_PER_S) -> None:
+        self.measured = False
         # One imagined request of half a second.
         self._n, self._x, self._y = 1.0, prior_tokens_per_s / 2, 0.5
         self._xx, self._xy = self._x * self._x, self._x * self._y
@@ -66,6 +69,7 @@ class PrefillRate:
         """One prefill of `tokens` uncached tokens took `seconds`; useless pairs (<= 0) are ignored."""
         if tokens <= 0 or seconds <= 0:
             return
+        self.measured = True
         keep = self._keep
         self._n = self._n * keep + 1
         self._x = self._x * keep + tokens
@@ -113,6 +117,11 @@ class ReplicaLoad:
         self._busy_s = DecayingSum(LOAD_HALF_LIFE_S)
         self._tokens = DecayingSum(LOAD_HALF_LIFE_S)
         self._requests = DecayingSum(LOAD_HALF_LIFE_S)
+
+    @property
+    def waiting(self) -> int:
+        """Requests booked whose first token has not come."""
+        return len(self._waiting)
 
     @property
     def outstanding(self) -> int:
@@ -163,7 +172,8 @@ class ReplicaLoad:
         age_s = 0.0 if self._since is None else now - self._since
         if age_s <= 0:
             return 0.0
-        remembered_s = LOAD_HALF_LIFE_S / math.log(2) * (1 - math.exp2(-age_s / LOAD_HALF_LIFE_S))
+        # What the busy sum would be had it been busy all along, not what an infinitely old one would be.
+        remembered_s = -LOAD_HALF_LIFE_S / math.log(2) * math.expm1(-age_s * math.log(2) / LOAD_HALF_LIFE_S)
         return min(MAX_UTILIZATION, self._busy_s.value(now) / remembered_s)
 
     def state(
@@ -180,7 +190,7 @@ class ReplicaLoad:
         return ReplicaState(
             replica_id=replica_id,
             wait_s=self.wait_s(now),
-            prefill_tokens_per_s=self.rate.tokens_per_s,
+            prefill_tokens_per_s=self.rate.tokens_per_s if self.rate.measured else None,
             cached_tokens=cached_tokens,
             host_tokens=host_tokens,
             host_load_tokens_per_s=host_load_tokens_per_s,
@@ -217,3 +227,27 @@ class UnseenWork:
             if decision[0] < decided_at:
                 break
             decision[1] += work_s
+
+
+class Arrivals:
+    """How often one request is followed by the next at once: before a tenth of a mean prefill has passed.
+
+    Mean over requests, half-life ARRIVALS_HALF_LIFE_REQUESTS.
+    """
+
+    _weight = 1 - 0.5 ** (1 / ARRIVALS_HALF_LIFE_REQUESTS)
+
+    def __init__(self) -> None:
+        self.followed_ratio = 0.0
+        self._last_at: float | None = None
+        self._mean_work_s = 0.0
+
+    def observe(self, at: float, work_s: float) -> None:
+        """A request that needs work_s seconds of prefill was decided at `at`, here or elsewhere."""
+        if self._last_at is None:
+            self._mean_work_s = work_s
+        else:
+            followed = abs(at - self._last_at) < AT_ONCE_RATIO * self._mean_work_s
+            self.followed_ratio += (followed - self.followed_ratio) * self._weight
+            self._mean_work_s += (work_s - self._mean_work_s) * self._weight
+        self._last_at = at

@@ -1,12 +1,15 @@
 """Choose the replica where a prompt starts earliest, counting what a copy of its prefix elsewhere would cost."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import xxhash
 from pydantic import Field
 
 from routing.schema import Record
+
+# Decaying sums below this are rounding errors of a tier that has been idle for long, not evidence.
+FORGOTTEN_REQUESTS = 1e-6
 
 
 class NoReplicaAvailable(Exception):
@@ -26,6 +29,11 @@ class ReplicaConfig(Record):
     balance: float = Field(
         1.5, ge=0, description="price of an uneven share; at >= 1 a prefix everyone shares spreads to every replica"
     )
+    crowd_price: float = Field(
+        1.5,
+        ge=0,
+        description="charged per second by which the shortest queue grows, when every request is followed at once",
+    )
     balance_prior_prompts: float = Field(
         4.0, gt=0, description="mean prompts of evidence before a share counts as uneven"
     )
@@ -36,8 +44,10 @@ class ReplicaConfig(Record):
     host_load_tokens_per_s: float = Field(200_000.0, gt=0, description="assumed rate of host memory -> GPU, likewise")
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+# Named tuples, not dataclasses: with 8 replicas 17 of them are made per request, at a third of the price.
+
+
+class Prompt(NamedTuple):
     """What the choice needs to know of a request.
 
     session_replica_id: where the session's last request went; breaks ties, never more.
@@ -50,12 +60,12 @@ class Prompt:
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicaState:
+class ReplicaState(NamedTuple):
     """One replica as seen for one prompt; routing/replica_load.py measures it, routing/kv_blocks.py matches the prefix.
 
     wait_s: seconds until a prefill sent now would start; None (unknown): the mean of the known ones.
-    prefill_tokens_per_s, host_load_tokens_per_s: None: not measured yet, the config's figure counts.
+    prefill_tokens_per_s: None (not measured yet): the mean of the others, or the config's figure.
+    host_load_tokens_per_s: None: the config's figure.
     cached_tokens: prefix of this prompt that lies in the replica's GPU cache.
     host_tokens: what follows it in the replica's host memory, to be loaded instead of computed.
     utilization: share of recent time spent in prefill, 0..1.
@@ -76,8 +86,7 @@ class ReplicaState:
     healthy: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class RankedReplica:
+class RankedReplica(NamedTuple):
     """A candidate with its cost in seconds and the parts it is the sum of; lowest first.
 
     wait_s: the queue, as the choice saw it. prefill_s: computing what is not cached. load_s: fetching from host memory.
@@ -92,21 +101,28 @@ class RankedReplica:
     load_s: float
     copy_s: float
     balance_s: float
+    crowd_s: float
     cached_tokens: int
     host_tokens: int
     uncached_tokens: int
 
 
 def rank_replicas(
-    prompt: Prompt, replicas: Sequence[ReplicaState], config: ReplicaConfig, unseen_work_s: float = 0.0
+    prompt: Prompt,
+    replicas: Sequence[ReplicaState],
+    config: ReplicaConfig,
+    unseen_work_s: float = 0.0,
+    followed_ratio: float = 0.0,
 ) -> list[RankedReplica]:
     """Order the healthy replicas from best to worst for one prompt; the order of `replicas` does not matter.
 
-    cost = wait + prefill + load + copy + balance, see RankedReplica. copy = price * prefill, where the price grows with
-    the replica's utilization u as u/(1-u), the number of followers that a second of work delays in a busy queue: on an
-    idle tier a copy is cheap, near saturation every lost hit is felt by everyone. balance grows with the square of the
-    deviation from an even share, so that noise is free and a hot spot is not: a replica that gets everything pays more
-    than the copy of a mean prompt costs on one that gets nothing.
+    cost = wait + prefill + load + copy + balance + crowd, see RankedReplica. copy = price * prefill, where the price
+    grows with the replica's utilization u as u/(1-u), the number of followers that a second of work delays in a busy
+    queue: on an idle tier a copy is cheap, near saturation every lost hit is felt by everyone. balance grows with the
+    square of the deviation from an even share, so that noise is free and a hot spot is not: a replica that gets
+    everything pays more than the copy of a mean prompt costs on one that gets nothing. crowd keeps a short queue open
+    in a burst: the shortest queue that this choice leaves is what the next request will wait.
+    followed_ratio: share of requests that another one follows at once (routing/replica_load.py `Arrivals`), 0..1.
     unseen_work_s: work that other ingress processes have booked unseen (routing/replica_load.py `UnseenWork`). It is
     poured over the shortest queues, each time split differently, so that processes that see the same idle replica do
     not all choose it.
@@ -118,10 +134,16 @@ def rank_replicas(
         raise NoReplicaAvailable(f"none of {len(replicas)} replicas is healthy")
     draws = [_draw(prompt.seed, replica.replica_id) for replica in candidates]
     waits = _waits(candidates, draws, unseen_work_s)
-    rates = [replica.prefill_tokens_per_s or config.prefill_tokens_per_s for replica in candidates]
+    # A replica that has not prefilled yet is taken to be as fast as the others, or it would never be tried.
+    measured = [replica.prefill_tokens_per_s for replica in candidates if replica.prefill_tokens_per_s]
+    assumed_rate = sum(measured) / len(measured) if measured else config.prefill_tokens_per_s
+    rates = [replica.prefill_tokens_per_s or assumed_rate for replica in candidates]
     prices = [_copy_price(replica.utilization, config) for replica in candidates]
     excesses, mean_prompt_s = _uneven_shares(prompt, candidates, rates, config)
     balance_unit_s = config.balance * (1 + sum(prices) / len(prices)) * mean_prompt_s
+    crowd_price = config.crowd_price * followed_ratio
+    shortest_s, *longer_s = sorted(waits)
+    next_shortest_s = longer_s[0] if longer_s else shortest_s
     ranked: list[tuple[tuple[int, bool, int, float, str], RankedReplica]] = []
     for replica, draw, wait_s, rate, price, excess in zip(
         candidates, draws, waits, rates, prices, excesses, strict=True
@@ -134,7 +156,10 @@ def rank_replicas(
         load_s = host_tokens / (replica.host_load_tokens_per_s or config.host_load_tokens_per_s)
         copy_s = price * prefill_s
         balance_s = balance_unit_s * excess * abs(excess)
-        cost_s = wait_s + prefill_s + load_s + copy_s + balance_s
+        # Only whoever takes the shortest queue lengthens it, and no further than up to the next one.
+        lengthened_s = min(wait_s + prefill_s + load_s, next_shortest_s) - shortest_s if wait_s == shortest_s else 0.0
+        crowd_s = crowd_price * max(0.0, lengthened_s)
+        cost_s = wait_s + prefill_s + load_s + copy_s + balance_s + crowd_s
         entry = RankedReplica(
             replica_id=replica.replica_id,
             cost_s=cost_s,
@@ -143,6 +168,7 @@ def rank_replicas(
             load_s=load_s,
             copy_s=copy_s,
             balance_s=balance_s,
+            crowd_s=crowd_s,
             cached_tokens=cached_tokens,
             host_tokens=host_tokens,
             uncached_tokens=uncached_tokens,
@@ -170,7 +196,9 @@ def _uneven_shares(
     """
     shares_s = [replica.recent_tokens / rate for replica, rate in zip(candidates, rates, strict=True)]
     requests = sum(replica.recent_requests for replica in candidates)
-    mean_prompt_s = sum(shares_s) / requests if requests > 0 else prompt.input_tokens * len(rates) / sum(rates)
+    mean_prompt_s = (
+        sum(shares_s) / requests if requests > FORGOTTEN_REQUESTS else prompt.input_tokens * len(rates) / sum(rates)
+    )
     mean_s = sum(shares_s) / len(shares_s)
     scale_s = mean_s + config.balance_prior_prompts * mean_prompt_s
     if scale_s <= 0:
