@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.ensemble import ExtraTreesRegressor
+from sklearn.ensemble import ExtraTreesRegressor, GradientBoostingRegressor
 from sklearn.linear_model import Ridge
+from sklearn.tree._tree import Tree
 
 from models.errors import ModelsError
 from routing.calibration import fit_calibration, log_odds
@@ -61,6 +62,7 @@ class ForestShape:
     n_trees: int = 120
     min_leaf: int = 10
     feature_ratio: float = 0.5
+    n_boosted: int = 0  # trees of gradient boosting per target, averaged half and half with the extra trees
 
 
 @dataclass(frozen=True)
@@ -167,9 +169,14 @@ def category_rates(rows: Rows, train: NDArray[np.int64]) -> Floats:
     return np.vstack([(total + RATE_PRIOR_LABELS * common) / (n + RATE_PRIOR_LABELS), common])
 
 
-def grow_forest(dense: Floats, labels: Floats, shape: ForestShape, seed: int) -> tuple[Forest, Floats]:
-    """The second stage and its out-of-bag predictions, shape (n, n_targets)."""
-    model = ExtraTreesRegressor(
+def grow_forest(
+    dense: Floats, labels: Floats, fold: NDArray[np.int64], shape: ForestShape, seed: int
+) -> tuple[Forest, Floats]:
+    """The second stage and its out-of-fold predictions, shape (n, n_targets).
+
+    Extra trees predict out of bag; boosted trees, which have no bag, are fitted once more for each fold.
+    """
+    extra = ExtraTreesRegressor(
         n_estimators=shape.n_trees,
         min_samples_leaf=min(shape.min_leaf, max(1, len(dense) // 10)),
         max_features=shape.feature_ratio,
@@ -177,28 +184,57 @@ def grow_forest(dense: Floats, labels: Floats, shape: ForestShape, seed: int) ->
         oob_score=True,
         random_state=seed,
     ).fit(dense, labels)
-    trees = [estimator.tree_ for estimator in model.estimators_]
-    n_nodes = max(tree.node_count for tree in trees)
+    # A row that was in every tree's bag has no such prediction; with 100 trees there is none.
+    held_out = np.asarray(extra.oob_prediction_, dtype=np.float64)
+    trees = [tree.tree_ for tree in extra.estimators_]
+    values = [tree.value[:, :, 0] for tree in trees]
+    if shape.n_boosted:
+        n_targets = labels.shape[1]
+        boosted = [_boost(dense, labels[:, target], shape, seed) for target in range(n_targets)]
+        from_boosted = np.zeros(labels.shape)
+        for held in (fold == f for f in np.unique(fold)):
+            for target in range(n_targets):
+                model = _boost(dense[~held], labels[~held, target], shape, seed)
+                from_boosted[held, target] = model.predict(dense[held])
+        held_out = (held_out + from_boosted) / 2
+        # A Forest means over its trees: each part is scaled so that the mean is half of either.
+        start = np.array([model.init_.constant_[0, 0] for model in boosted])
+        n_all = len(trees) + n_targets * shape.n_boosted
+        values = [(value + start) * n_all / (2 * len(trees)) for value in values]
+        for target, model in enumerate(boosted):
+            for tree in (stage[0].tree_ for stage in model.estimators_):
+                value = np.zeros((tree.node_count, n_targets))
+                value[:, target] = tree.value[:, 0, 0] * model.learning_rate * n_all / 2
+                trees.append(tree)
+                values.append(value)
+    return _packed(trees, values), held_out
 
-    def padded(name: str, fill: float, dtype: type[np.generic]) -> NDArray[np.generic]:
-        stacked = np.full((len(trees), n_nodes), fill, dtype=dtype)
-        for row, tree in zip(stacked, trees, strict=True):
-            row[: tree.node_count] = getattr(tree, name)
-        return stacked
 
-    feature = padded("feature", -1, np.int32)
-    value = np.zeros((len(trees), n_nodes, labels.shape[1]), dtype=np.float32)
-    for target, tree in zip(value, trees, strict=True):
-        target[: tree.node_count] = tree.value[:, :, 0]
-    forest = Forest(
-        feature=np.maximum(feature, -1).astype(np.int32),
-        threshold=padded("threshold", 0.0, np.float64).astype(np.float64),
-        left=padded("children_left", -1, np.int32).astype(np.int32),
-        right=padded("children_right", -1, np.int32).astype(np.int32),
-        value=value,
-    )
-    # A row that was in every tree's bag has no such prediction; with 120 trees there is none.
-    return forest, np.asarray(model.oob_prediction_, dtype=np.float64)
+def _boost(dense: Floats, labels: Floats, shape: ForestShape, seed: int) -> GradientBoostingRegressor:
+    return GradientBoostingRegressor(
+        n_estimators=shape.n_boosted,
+        learning_rate=0.1,
+        max_depth=3,
+        subsample=0.6,
+        max_features=0.4,
+        min_samples_leaf=min(20, max(1, len(dense) // 10)),
+        random_state=seed,
+    ).fit(dense, labels)
+
+
+def _packed(trees: Sequence[Tree], values: Sequence[Floats]) -> Forest:
+    """Trees side by side in arrays as long as the largest."""
+    shape = (len(trees), max(tree.node_count for tree in trees))
+    feature, left, right = (np.full(shape, -1, dtype=np.int32) for _ in range(3))
+    threshold = np.zeros(shape)
+    value = np.zeros((*shape, values[0].shape[1]), dtype=np.float32)
+    for i, (tree, leaf) in enumerate(zip(trees, values, strict=True)):
+        n = tree.node_count
+        feature[i, :n] = np.maximum(tree.feature, -1)
+        threshold[i, :n] = tree.threshold
+        left[i, :n], right[i, :n] = tree.children_left, tree.children_right
+        value[i, :n] = leaf
+    return Forest(feature, threshold, left, right, value)
 
 
 def forest_weight(linear_scores: Floats, from_forest: Floats, pairs: Sequence[Pair]) -> float:
@@ -246,7 +282,7 @@ def fit_head(kind: HeadKind, name: str, pairs: Sequence[Pair], shape: ForestShap
         dense = np.array(
             [dense_row(*parts) for parts in zip(linear_scores, rates, rows.structure, answers, strict=True)]
         )
-        forests[n_answers], from_forest = grow_forest(dense, rows.labels, shape, seed)
+        forests[n_answers], from_forest = grow_forest(dense, rows.labels, rows.fold, shape, seed)
         weight = forest_weight(linear_scores, from_forest, pairs)
         scores = weight * from_forest + (1 - weight) * linear_scores
         out_of_fold[n_answers] = scores

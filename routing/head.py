@@ -18,7 +18,7 @@ from routing.calibration import Calibration, Threshold, log_odds
 from routing.forest import Forest
 from routing.ngrams import N_BUCKETS, Buckets, letter_counts, word_counts
 from routing.schema import Record
-from routing.structure import agreement, draft_structure, prompt_structure
+from routing.structure import agreement, agrees, draft_structure, prompt_structure
 
 Floats = NDArray[np.float64]
 Floats32 = NDArray[np.float32]
@@ -133,7 +133,8 @@ def answers_row(evidence: Evidence, n_answers: int) -> Floats:
     """Agreement of the draft's answer with the first n_answers others; empty for none."""
     if n_answers == 0:
         return np.zeros(0)
-    return agreement(evidence.answer, evidence.other_answers[:n_answers])
+    others = evidence.other_answers[:n_answers]
+    return np.concatenate([agreement(evidence.answer, others), agrees(evidence.answer, others)])
 
 
 def weigh(row: tuple[Buckets, Floats32], idf: Floats32) -> tuple[Buckets, Floats32]:

@@ -7,7 +7,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-
 BUCKET_BITS: Final = 17  # 131,072 buckets a family: 512 KiB of float32 weights, few collisions at 10,000s of prompts
 N_BUCKETS: Final = 1 << BUCKET_BITS
 END_CHARS: Final = 2048  # read of either end: about 1,000 tokens in all, so that a long prompt takes 2 ms, not 5

@@ -187,6 +187,12 @@ AGREEMENT_FEATURES: Final = (
 )
 
 
+def agrees(answer: str | None, others: Sequence[str | None]) -> Floats:
+    """1 where one of the others gives the draft's answer, in their order, shape (len(others),): some are worth more."""
+    own = normal_answer(answer)
+    return np.array([float(own is not None and normal_answer(other) == own) for other in others])
+
+
 def agreement(answer: str | None, others: Sequence[str | None]) -> Floats:
     """The AGREEMENT_FEATURES of the draft's answer among others', shape (len(AGREEMENT_FEATURES),).
 

@@ -8,7 +8,7 @@ from routing.head import HeadKind
 
 __all__ = ["add_arguments", "run"]
 
-GATE_FOREST = ForestShape(n_trees=150, min_leaf=10)
+GATE_FOREST = ForestShape(n_trees=120, min_leaf=10, n_boosted=80)
 
 
 def run(args: argparse.Namespace) -> str:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from sklearn.ensemble import ExtraTreesRegressor
+from sklearn.ensemble import ExtraTreesRegressor, GradientBoostingRegressor
 
 from models.heads import ForestShape, grow_forest
 from routing.forest import Forest
@@ -12,10 +12,11 @@ from routing.forest import Forest
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(300, 5))
 Y = np.column_stack([X[:, 0] > 0, X[:, 1] * X[:, 2]]).astype(float)
+FOLD = RNG.integers(0, 3, 300)
 
 
 def grown() -> Forest:
-    return grow_forest(X, Y, ForestShape(n_trees=20, min_leaf=5), seed=1)[0]
+    return grow_forest(X, Y, FOLD, ForestShape(n_trees=20, min_leaf=5), seed=1)[0]
 
 
 def test_numpy_walk_agrees_with_the_library() -> None:
@@ -24,6 +25,21 @@ def test_numpy_walk_agrees_with_the_library() -> None:
     ).fit(X, Y)
     fresh = RNG.normal(size=(50, 5))
     assert np.allclose(grown().predict(fresh), library.predict(fresh), atol=1e-6)
+
+
+def test_boosted_trees_count_for_half() -> None:
+    shape = ForestShape(n_trees=20, min_leaf=5, n_boosted=15)
+    both, held_out = grow_forest(X, Y, FOLD, shape, seed=1)
+    fresh = RNG.normal(size=(50, 5))
+    boosted = [
+        GradientBoostingRegressor(
+            n_estimators=15, subsample=0.6, max_features=0.4, min_samples_leaf=20, random_state=1
+        ).fit(X, y)
+        for y in Y.T
+    ]
+    expected = (grown().predict(fresh) + np.column_stack([b.predict(fresh) for b in boosted])) / 2
+    assert np.allclose(both.predict(fresh), expected, atol=1e-5)
+    assert held_out.shape == Y.shape
 
 
 def test_intact_forest_passes_its_check() -> None:
