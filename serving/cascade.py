@@ -114,7 +114,7 @@ async def router_score(call: Call, tiers: Tiers, trace: RequestTrace, config: Se
 async def frontier_or_degraded(
     call: Call, tiers: Tiers, trace: RequestTrace, draft: GatedDraft, config: Sections
 ) -> AsyncGenerator[Frame, None]:
-    """The frontier's answer; when no provider has one, the tier-1 draft marked degraded, if the policy allows."""
+    """The frontier's answer; when none has one, the draft marked degraded if the policy allows."""
     try:
         async with aclosing(tiers.frontier.complete(call, trace)) as frames:
             async for frame in frames:

@@ -73,8 +73,8 @@ class StackConfig(Record):
 def load_config(path: Path, env: Mapping[str, str] = os.environ) -> StackConfig:
     """Read, overlay, resolve and validate a profile.
 
-    STACK_GATEWAY__PORT=9000 sets gateway.port; the value is read as YAML. "${NAME}" anywhere in a text is replaced by that
-    environment variable. Raises ConfigInvalid naming every key that is wrong, all at once.
+    STACK_GATEWAY__PORT=9000 sets gateway.port; the value is read as YAML. "${NAME}" anywhere in a text is replaced by
+    that environment variable. Raises ConfigInvalid naming every key that is wrong, all at once.
     """
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))

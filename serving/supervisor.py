@@ -22,7 +22,8 @@ from serving.keys import require_keys
 from serving.standin import Standin
 from serving.weights import ROOT, model_path
 
-POLL_S = 0.25
+POLL_S = 1.0  # the machine is busy with better things while it starts
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 START_TIMEOUT_S = 900
 LABELS = {"router": "router", "tier1": "tier 1", "gateway": "gateway"}
 
@@ -145,7 +146,11 @@ def first_token(url: str) -> None:
 
 @contextmanager
 def local_ray() -> Iterator[None]:
-    """A Ray instance of our own on loopback: no dashboard, no usage reports, a small object store."""
+    """A Ray instance of our own on loopback: no dashboard, no usage reports, a small object store.
+
+    Ray takes SIGTERM for itself when it starts; whoever handled the signals before gets them back.
+    """
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     ray.init(
         address="local",
         include_dashboard=False,
@@ -155,6 +160,8 @@ def local_ray() -> Iterator[None]:
         logging_level="warning",
         runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
     )
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     try:
         yield
     finally:
@@ -170,7 +177,7 @@ def stop_signals(stopped: threading.Event) -> Iterator[None]:
             raise KeyboardInterrupt
         stopped.set()
 
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
     try:
         yield
     finally:
