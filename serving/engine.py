@@ -5,9 +5,10 @@ handle. vLLM is imported in the replica alone (serving/vllm_adapter.py).
 """
 
 import asyncio
+import copy
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -16,9 +17,7 @@ from typing import Any, cast
 from pydantic import Field
 from ray import serve
 from ray.exceptions import RayTaskError
-from ray.serve.exceptions import (
-    BackPressureError,
-)
+from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
 from routing.cost import SharedClock
@@ -53,7 +52,7 @@ class DraftPayload:
     """What a replica needs of a call, and nothing else of it."""
 
     api: Api
-    body: Mapping[str, Any]
+    body: dict[str, Any]
     request_id: str
     prompt_token_ids: list[int]
     cache_salt: str
@@ -94,7 +93,8 @@ class Engine:
         self._replica_id = serve.get_replica_context().replica_id.unique_id
         self._clock = SharedClock()
         self._vllm = await VllmEngine.start(config.flags())
-        self._prompts = RouterPrompts.build(self._vllm.tokenizer, config.max_context_tokens)
+        self._tokenizer = copy.deepcopy(self._vllm.tokenizer)  # of our own: vLLM uses its one in other threads
+        self._prompts = RouterPrompts.build(self._tokenizer, config.max_context_tokens)
         self._tokens_seen = 0
         self._proof_at = -math.inf  # perf_counter of the last proof that tokens come out
         self._n_probes = 0
@@ -133,7 +133,7 @@ class Engine:
         if payload.draft is None:
             prompt = prompts.score(payload.prompt_token_ids)
         else:
-            draft = await asyncio.to_thread(encode, self._vllm.tokenizer, payload.draft)
+            draft = await asyncio.to_thread(encode, self._tokenizer, payload.draft)
             prompt = prompts.judge(payload.prompt_token_ids, draft)
         ticket = self._clock.enter(time.perf_counter())
         try:
@@ -233,7 +233,7 @@ class RayTier1:
     async def draft(self, call: Call) -> AsyncGenerator[Frame, None]:
         """See tiers.DraftEngine."""
         payload = DraftPayload(
-            call.api, call.body, call.request_id, call.prompt_token_ids, call.cache_salt, call.stream
+            call.api, dict(call.body), call.request_id, call.prompt_token_ids, call.cache_salt, call.stream
         )
         frames = self._streaming.draft.remote(payload)
         ended = False

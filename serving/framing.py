@@ -14,7 +14,8 @@ class Evidence:
     """What one engine step added to one choice.
 
     text: as generated, stop strings and special tokens removed; tool-call markup is still in it.
-    logprobs: natural-log probability of each new token, shape (n_tokens,).
+    logprobs: natural-log probability of each new token under the plain model (before temperature, penalties and
+        grammar), shape (n_tokens,).
     """
 
     choice: int

@@ -273,6 +273,7 @@ class VllmEngine:
             )
         watch = Watch()
         engine_id = f"chatcmpl-{request_id}" if api is Api.CHAT else f"cmpl-{request_id}-0"
+        assert engine_id not in self._client.watches, "request ids are ours and unique"
         self._client.watches[engine_id] = watch
         try:
             request = openai_request(api, body, model, request_id, prompt_token_ids, cache_salt, stream)

@@ -45,6 +45,9 @@ class VllmSettings(Record):
             "enable_auto_tool_choice": True if self.tool_parser else None,
             "tool_call_parser": self.tool_parser,
             "disable_log_stats": True,  # vLLM's own loggers; the replica's meter stays on
+            # One process less per engine, and none that spins while the other computes: 27 instead of 40 CPU seconds
+            # to start, 18 instead of 27 CPU ms per token in batches of 8 (0.5B on two cores).
+            "distributed_executor_backend": "uni" if self.cpu_threads is not None else None,
         }
         return {name: value for name, value in flags.items() if value is not None} | self.engine_args
 
@@ -52,7 +55,8 @@ class VllmSettings(Record):
         """Environment of the engine's processes; it must be set before vLLM is imported.
 
         Loopback only, no usage reports. With cpu_threads, OpenMP's threads are not bound to cores (several engines
-        share them) and sleep while they wait instead of spinning; Ray alone would allow num_cpus threads.
+        share them) and sleep while they wait instead of spinning; Ray alone would allow num_cpus threads. vLLM insists
+        on a worker process on CPUs, to set OpenMP's environment there, unless VLLM_ENABLE_V1_MULTIPROCESSING is 0.
         """
         env = {
             "VLLM_HOST_IP": "127.0.0.1",
@@ -65,5 +69,6 @@ class VllmSettings(Record):
                 "VLLM_CPU_OMP_THREADS_BIND": "nobind",
                 "OMP_NUM_THREADS": str(self.cpu_threads),
                 "OMP_WAIT_POLICY": "PASSIVE",
+                "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             }
         return env

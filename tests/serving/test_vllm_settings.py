@@ -40,3 +40,10 @@ def test_threads_of_engines_that_share_cores_sleep_while_they_wait() -> None:
     env = VllmSettings(model="m", cpu_threads=2).environment()
     assert (env["OMP_NUM_THREADS"], env["OMP_WAIT_POLICY"]) == ("2", "PASSIVE")
     assert env["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+
+
+def test_cpu_engine_that_shares_cores_has_one_process_that_computes() -> None:
+    settings = VllmSettings(model="m", model_path="/w", cpu_threads=2)
+    assert settings.flags()["distributed_executor_backend"] == "uni"
+    assert settings.environment()["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    assert "distributed_executor_backend" not in VllmSettings(model="m", model_path="/w").flags()
