@@ -107,16 +107,8 @@ class BlockIndex:
 
     def match(self, keys: Sequence[int]) -> dict[str, int]:
         """Per replica, how many of the prompt's first blocks it holds without a gap, 0..len(keys)."""
-        alive = sum(self._bits.values())
-        lost: list[tuple[int, int]] = []  # (bits of the replicas whose prefix ends here, its length in blocks)
-        for depth, holders in enumerate(self._holders.get_each(keys)):
-            if alive & ~holders:
-                lost.append((alive & ~holders, depth))
-                alive &= holders
-                if not alive:
-                    break
-        lost.append((alive, len(keys)))
-        return {replica_id: next(d for bits, d in lost if bits & bit) for replica_id, bit in self._bits.items()}
+        ends = self._holders.narrow(keys, sum(self._bits.values()))
+        return {replica_id: next(d for bits, d in ends if bits & bit) for replica_id, bit in self._bits.items()}
 
 
 class ExactBlocks:

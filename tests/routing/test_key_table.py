@@ -33,7 +33,20 @@ def test_equals_a_dict_under_any_sequence_of_operations(steps: list[tuple[str, i
         assert len(table) == len(model)
     keys, values = table.items()
     assert dict(zip(keys.tolist(), values.tolist(), strict=True)) == model
-    assert list(table.get_each(model)) == list(model.values())
+
+
+@given(st.dictionaries(KEYS, st.integers(1, 15), max_size=20), st.lists(KEYS, max_size=10), st.integers(1, 15))
+def test_narrow_tells_after_how_many_keys_each_bit_drops_out(
+    values: dict[int, int], extra: list[int], bits: int
+) -> None:
+    table = KeyTable()
+    for key, value in values.items():
+        table.put(key, value)
+    keys = [*values, *extra]
+    ends = table.narrow(keys, bits)
+    for bit in (1, 2, 4, 8):
+        expected = next((depth for depth, key in enumerate(keys) if not values.get(key, 0) & bit), len(keys))
+        assert [depth for dropped, depth in ends if dropped & bit] == ([expected] if bits & bit else [])
 
 
 @given(st.dictionaries(KEYS, VALUES, max_size=300))
