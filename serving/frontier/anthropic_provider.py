@@ -26,6 +26,7 @@ class AnthropicProvider:
         self._sdk = anthropic.AsyncAnthropic(
             base_url=config.base_url.rstrip("/").removesuffix("/v1"),
             http_client=anthropic.DefaultAsyncHttpxClient(follow_redirects=False),
+            open_telemetry=False,  # prompts belong to nobody's traces
             **sdk_options(config, connect_timeout_s),
         )
         self._create = self._sdk.messages.with_streaming_response.create

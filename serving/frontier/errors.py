@@ -241,7 +241,7 @@ def _fault(
         rule = CODE_RULES["context_length_exceeded"]
     if rule.reason not in ABOUT_THE_REQUEST:
         said, param = "", None
-    param = param if isinstance(param, str) else None
+    param = redact(param, config) if isinstance(param, str) else None
     return ProviderFault(config.name, rule, status=status, said=redact(said, config), param=param, retry_after_s=wait_s)
 
 

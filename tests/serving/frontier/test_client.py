@@ -170,14 +170,16 @@ async def test_a_provider_that_counts_a_longer_prompt_is_replaced_by_a_larger_on
 async def test_nothing_runs_past_the_deadline(stream: bool, a, b, build: Build) -> None:
     a.always(silence())
     b.always(silence())
+    observer, fragile = Counted(), provider("a", a, breaker={"failures_to_open": 1})
+    client = build(fragile, provider("b", b), ttft_timeout_s=60, observer=observer)
     began = time.perf_counter()
-    asked = await ask(
-        build(provider("a", a), provider("b", b), ttft_timeout_s=60), a_call(deadline_s=0.2, stream=stream)
-    )
+    asked = await ask(client, a_call(deadline_s=0.2, stream=stream))
     assert isinstance(asked.error, DeadlineExceeded)
     assert time.perf_counter() - began < 0.2 + 1
     assert a.calls + b.calls == 1
     await a.exchanges[0].client_left()
+    assert observer.failed == [("a", Reason.DEADLINE)]
+    assert observer.changes == [], "a request that came late says nothing about the provider"
 
 
 async def test_a_deadline_after_the_first_content_breaks_the_stream(a, build: Build) -> None:
