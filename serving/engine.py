@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from pydantic import Field
 from ray import serve
@@ -24,6 +24,7 @@ from routing.cost import SharedClock
 from routing.schema import Api
 from serving.errors import QueueFull, RouterFailed, StackError, Tier1Failed
 from serving.framing import Framer
+from serving.noop import NoopEngine
 from serving.router_prompt import RouterPrompts, encode
 from serving.tiers import Call, Frame, RouterScore
 from serving.vllm_settings import VllmSettings
@@ -34,6 +35,7 @@ QUEUE_RETRY_AFTER_S = 1.0
 class EngineConfig(VllmSettings):
     """One of our own engines on Ray Serve: how many replicas, how much they admit, when they are unhealthy."""
 
+    engine: Literal["vllm", "noop"] = Field("vllm", description="noop: says nothing useful at once; for benchmarks")
     replicas: int = Field(1, ge=1)
     max_queued_requests: int = Field(
         32,
@@ -199,7 +201,7 @@ class Engine:
 def engine_deployment(name: str, config: EngineConfig) -> serve.Application:
     """The Serve application of one engine; `name` is the deployment's. Its handle goes into RayTier1 or RayRouter."""
     return (
-        serve.deployment(Engine)
+        serve.deployment(NoopEngine if config.engine == "noop" else Engine)
         .options(
             name=name,
             num_replicas=config.replicas,

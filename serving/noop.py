@@ -13,6 +13,7 @@ from ray import serve
 
 from routing.schema import Api, Usage
 from serving.tiers import Frame, RouterScore
+from serving.vllm_settings import VllmSettings
 
 WORD = " word"
 DEFAULT_TOKENS = 16
@@ -22,8 +23,8 @@ P_YES = 0.9
 class NoopEngine:
     """One replica. Its gauges are true: nothing ever waits."""
 
-    def __init__(self, model: str) -> None:
-        self._model = model
+    def __init__(self, config: VllmSettings) -> None:
+        self._model = config.model
         self._replica_id = serve.get_replica_context().replica_id.unique_id
 
     async def draft(self, payload: Any) -> AsyncGenerator[Frame, None]:
