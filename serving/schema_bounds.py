@@ -68,14 +68,13 @@ def _check(root: dict[str, Any]) -> None:
             raise _OutOfBounds(f"more than {MAX_SUBSCHEMAS} subschemas")
         if isinstance(schema, bool):
             continue
+        pending += [*_in_place(schema), *_nested(schema)]  # first: it refuses keywords of the wrong shape
         _check_keywords(schema, root)
         for pattern in _patterns(schema):
             _check_pattern(pattern)
             patterns += 1
         if patterns > MAX_PATTERNS:
             raise _OutOfBounds(f"more than {MAX_PATTERNS} patterns")
-        pending.extend(_in_place(schema))
-        pending.extend(_nested(schema))
     known: dict[int, int] = {}
     for schema in _all(root):
         _in_place_size(schema, root, known, 0)
@@ -106,7 +105,7 @@ def _check_keywords(schema: dict[str, Any], root: dict[str, Any]) -> None:
         count = schema[keyword]
         if type(count) not in (int, float) or not 0 <= count <= MAX_COUNT or count != int(count):
             raise _OutOfBounds(f"'{keyword}' must be a whole number from 0 to {MAX_COUNT}")
-    if len(schema.get("properties") or ()) > MAX_PROPERTIES:
+    if len(schema.get("properties", ())) > MAX_PROPERTIES:
         raise _OutOfBounds(f"more than {MAX_PROPERTIES} properties in one object")
     enum = schema.get("enum", [None])
     if not isinstance(enum, list) or not 0 < len(enum) <= MAX_ENUM_VALUES:
@@ -116,7 +115,7 @@ def _check_keywords(schema: dict[str, Any], root: dict[str, Any]) -> None:
 def _patterns(schema: dict[str, Any]) -> Iterator[Any]:
     if "pattern" in schema:
         yield schema["pattern"]
-    yield from schema.get("patternProperties") or ()
+    yield from schema.get("patternProperties", ())
 
 
 def _check_pattern(pattern: Any) -> None:
@@ -186,8 +185,7 @@ def _all(root: dict[str, Any]) -> Iterator[Schema]:
         schema = pending.pop()
         yield schema
         if isinstance(schema, dict):
-            pending.extend(_in_place(schema))
-            pending.extend(_nested(schema))
+            pending += [*_in_place(schema), *_nested(schema)]
 
 
 def _in_place_size(schema: Schema, root: dict[str, Any], known: dict[int, int], depth: int) -> int:

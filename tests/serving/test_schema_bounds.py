@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.errors import InvalidRequest
@@ -90,6 +90,9 @@ REFUSED: dict[str, dict[str, Any]] = {
     "unknown type": {"type": "strin"},
     "type of the wrong type": {"type": [[]]},
     "properties of the wrong type": {"properties": []},
+    "properties a number": {"properties": 1},
+    "property patterns a number": {"patternProperties": 1.5},
+    "properties null": {"properties": None},
     "items of the wrong type": {"items": "string"},
     "anyOf of the wrong type": {"anyOf": {}},
     "enum of the wrong type": {"enum": "a"},
@@ -156,6 +159,7 @@ Data = st.recursive(
 )
 
 
+@settings(max_examples=500)
 @given(schema=st.dictionaries(Keywords, Data, max_size=4))
 def test_any_object_is_judged_without_an_accident(schema: dict[str, Any]) -> None:
     before = json.dumps(schema)
