@@ -14,7 +14,7 @@ from serving.frontier.openai_provider import sdk_options
 from serving.frontier.provider import Piece, ProviderRequest, drain, events_of
 from serving.frontier.translate import to_anthropic
 
-NOT_AN_EVENT = (ValueError, KeyError, TypeError, AttributeError)
+NOT_AN_EVENT = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 class AnthropicProvider:

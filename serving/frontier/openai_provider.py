@@ -61,7 +61,7 @@ WIRE_CHUNK = TypeAdapter(_Chunk)
 
 
 def sdk_options(config: ProviderConfig, connect_timeout_s: float) -> dict[str, Any]:
-    """What both SDKs are built with: no retries and no read timeout of their own, no redirects (they carry the key)."""
+    """What both SDKs are built with: no retries and no read timeout of their own."""
     timeout = httpx2.Timeout(None, connect=connect_timeout_s, write=WRITE_TIMEOUT_S, pool=connect_timeout_s)
     return {"api_key": config.api_key.get_secret_value(), "max_retries": 0, "timeout": timeout}
 
@@ -73,7 +73,7 @@ class OpenAIProvider:
         self.config = config
         self._sdk = openai.AsyncOpenAI(
             base_url=config.base_url,
-            http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
+            http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),  # a redirect would carry the key away
             **sdk_options(config, connect_timeout_s),
         )
         # Looked up now: the SDK imports its resources on first use, which would stop the event loop for 0.3 s.
@@ -88,7 +88,6 @@ class OpenAIProvider:
                     model=self.config.model,
                     messages=params.pop("messages"),
                     stream=True,
-                    stream_options={"include_usage": True},
                     extra_body=params,
                     extra_headers={"X-Client-Request-Id": request.request_id},
                 ) as response,
@@ -109,7 +108,7 @@ class OpenAIProvider:
             if isinstance(chunk, dict) and chunk.get("error"):
                 raise translate_event(chunk, self.config)
             WIRE_CHUNK.validate_python(chunk)
-        except ValueError:  # of either library
+        except (ValueError, RecursionError):  # of either library
             return Piece()  # one bad chunk is skipped; if it was the last one, the answer counts as cut
         usage = chunk.pop("usage", None)
         return Piece(chunk=chunk, counts=openai_counts(usage) if isinstance(usage, dict) else None)
