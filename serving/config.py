@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -80,20 +80,24 @@ def load_config(path: Path, env: Mapping[str, str] = os.environ) -> StackConfig:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigInvalid(f"cannot read the configuration {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigInvalid(f"{path} is not YAML: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigInvalid(f"{path} must hold a mapping of sections, found {type(tree).__name__}")
-    tree = resolve_secrets(overlay(tree, env), env, "")
+    tree = overlay(tree, env)
     try:
-        return StackConfig.model_validate(tree)
+        return StackConfig.model_validate(resolve_secrets(tree, env, ""))
     except ValidationError as error:
-        raise ConfigInvalid(f"{path} is not a valid configuration:\n{explain(error)}") from error
+        # Not `from error`: its words quote values, and a value may be a secret.
+        raise ConfigInvalid(f"{path} is not a valid configuration:\n{explain(error, tree)}") from None
 
 
 def overlay(tree: dict[str, Any], env: Mapping[str, str]) -> dict[str, Any]:
     """The tree with STACK_* variables laid over it; nothing of the argument is changed."""
-    result: dict[str, Any] = json.loads(json.dumps(tree, default=str))
+    try:
+        result: dict[str, Any] = json.loads(json.dumps(tree, default=str))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigInvalid(f"a profile has plain keys and no loops: {error}") from error
     for name in sorted(n for n in env if n.startswith(ENV_PREFIX)):
         *parents, leaf = name.removeprefix(ENV_PREFIX).lower().split(ENV_NESTING)
         node = result
@@ -102,7 +106,10 @@ def overlay(tree: dict[str, Any], env: Mapping[str, str]) -> dict[str, Any]:
             if not isinstance(child, dict):
                 raise ConfigInvalid(f"{name}: {parent!r} is a value in the profile, not a section")
             node = child
-        node[leaf] = yaml.safe_load(env[name])
+        try:
+            node[leaf] = yaml.safe_load(env[name])
+        except yaml.YAMLError:
+            raise ConfigInvalid(f"{name}: its value is not YAML") from None  # its words quote the value
     return result
 
 
@@ -123,11 +130,25 @@ def resolve_secrets(value: Any, env: Mapping[str, str], path: str) -> Any:
     return SECRET.sub(lookup, value)
 
 
-def explain(error: ValidationError) -> str:
-    """One line per wrong key: its dotted path, what is wrong, and the value seen unless it may be a secret."""
+def explain(error: ValidationError, tree: dict[str, Any]) -> str:
+    """One line per wrong key: its dotted path, what is wrong, and the value seen unless it may be a secret.
+
+    tree: the profile before its secrets were put in; what holds ${NAME} there is shown as it is written there.
+    """
     lines = []
     for item in error.errors(include_url=False, include_context=False):
         path = ".".join(str(part) for part in item["loc"]) or "(top level)"
-        seen = "" if "key" in path or isinstance(item["input"], dict | list) else f" (seen: {item['input']!r:.80})"
+        written = deepest(tree, item["loc"])
+        seen = "" if "key" in path or isinstance(written, dict | list) else f" (seen: {written!r:.80})"
         lines.append(f"  {path}: {item['msg']}{seen}")
     return "\n".join(lines)
+
+
+def deepest(tree: Any, path: Sequence[int | str]) -> Any:
+    """The node at a path of the tree, or the last one before the path leaves it."""
+    for part in path:
+        try:
+            tree = tree[part]
+        except (KeyError, IndexError, TypeError):
+            break
+    return tree
