@@ -17,6 +17,9 @@ from routing.schema import Record
 Floats = NDArray[np.float64]
 
 OFFSET_PRECISION = 10.0  # of the Gaussian prior on a category's offset: 40 labels at p = .5 weigh as much as the prior
+CURVE_PRIOR_LABELS = 200.0  # labels at which the isotonic curve weighs as much as the Platt curve
+MAX_CURVE_BINS = 30
+MIN_BIN_LABELS = 30
 TAIL = 0.05  # of a share; beyond it the log odds go on in a straight line
 ERROR_RATE = 0.03  # 97 of 100 label sets keep every promise; under .05, so that a check by resampling sees its 95
 SLOPE_PRECISION = 1e-3  # keeps the slope finite when the scores separate the labels
@@ -24,24 +27,32 @@ _NEWTON_STEPS = 100
 
 
 class Calibration(Record):
-    """Platt scaling with one slope and a shrunken offset per category: p = sigmoid(slope * score + intercept + offset).
+    """Platt scaling with a shrunken offset per category, bent by an isotonic curve as far as the labels support it.
 
+    platt = sigmoid(slope * score + intercept + offset); p = (1 - curve_weight) * platt + curve_weight * curve(platt).
     n_labels: labels seen per category. A category without labels gets offset 0 and n_labels 0: its p is a cold start.
     """
 
-    slope: float
+    slope: float = Field(ge=0)
     intercept: float
     offsets: dict[str, float] = Field(default_factory=dict, description="log odds, by category")
     n_labels: dict[str, int] = Field(default_factory=dict)
+    curve_platt: tuple[float, ...] = Field((), description="knots, ascending; empty: no curve")
+    curve_ratio: tuple[float, ...] = Field((), description="observed share at each knot, not descending, 0..1")
+    curve_weight: float = Field(0.0, ge=0, lt=1, description="below 1, so that p keeps every difference of the score")
 
     def p(self, score: float, category: str) -> float:
-        """Probability of the positive label, 0..1."""
-        return float(sigmoid(self.slope * score + self.intercept + self.offsets.get(category, 0.0)))
+        """Probability of the positive label, 0..1; grows with the score."""
+        return float(self.p_all(np.array([score]), [category])[0])
 
     def p_all(self, scores: Floats, categories: Sequence[str]) -> Floats:
         """The same for many rows, shape (n,)."""
         offsets = np.array([self.offsets.get(c, 0.0) for c in categories])
-        return np.asarray(sigmoid(self.slope * scores + self.intercept + offsets))
+        platt = sigmoid(self.slope * scores + self.intercept + offsets)
+        if not self.curve_platt:
+            return platt
+        curve = np.interp(platt, self.curve_platt, self.curve_ratio)
+        return np.asarray((1 - self.curve_weight) * platt + self.curve_weight * curve)
 
 
 def sigmoid(x: Floats | float) -> Floats:
@@ -85,12 +96,36 @@ def fit_calibration(
     if weights[0] < 0:
         weights = np.concatenate([[0.0], _newton(design[:, 1:], target, precision[1:])])
     slope = float(weights[0]) / spread
+    curve_platt, curve_ratio = _isotonic(sigmoid(design @ weights), np.asarray(positive, dtype=np.float64))
     return Calibration(
         slope=slope,
         intercept=float(weights[1]) - slope * centre,
         offsets={name: float(w) for name, w in zip(names, weights[2:], strict=True)},
         n_labels={name: int(n) for name, n in zip(names, np.bincount(index), strict=True)},
+        curve_platt=curve_platt,
+        curve_ratio=curve_ratio,
+        curve_weight=z.size / (z.size + CURVE_PRIOR_LABELS) if curve_platt else 0.0,
     )
+
+
+def _isotonic(p: Floats, positive: Floats) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Knots of the non-descending curve nearest to the labels, on bins of equal count; empty for few labels.
+
+    Source: Zadrozny and Elkan 2002, pool adjacent violators (Ayer et al. 1955).
+    """
+    n_bins = min(MAX_CURVE_BINS, p.size // MIN_BIN_LABELS)
+    if n_bins < 2:
+        return (), ()
+    blocks: list[tuple[float, float, float]] = []  # labels, sum of p, sum of positives
+    for rows in np.array_split(np.argsort(p, kind="stable"), n_bins):
+        block = (float(rows.size), float(p[rows].sum()), float(positive[rows].sum()))
+        while blocks and blocks[-1][2] * block[0] >= block[2] * blocks[-1][0]:
+            before = blocks.pop()
+            block = (before[0] + block[0], before[1] + block[1], before[2] + block[2])
+        blocks.append(block)
+    if len(blocks) < 2:
+        return (), ()
+    return tuple(n_p / n for n, n_p, _ in blocks), tuple(n_positive / n for n, _, n_positive in blocks)
 
 
 def _newton(design: Floats, target: Floats, precision: Floats) -> Floats:

@@ -49,9 +49,7 @@ def test_few_labels_of_a_category_barely_move_it() -> None:
 
 def test_unknown_category_gets_the_common_curve() -> None:
     calibration = fit_calibration(*rows(500, seed=4))
-    assert calibration.p(0.3, "never seen") == pytest.approx(
-        float(sigmoid(calibration.slope * 0.3 + calibration.intercept))
-    )
+    assert calibration.p(0.3, "never seen") == calibration.model_copy(update={"offsets": {}}).p(0.3, "easy")
     assert "never seen" not in calibration.n_labels
 
 
@@ -147,3 +145,24 @@ def test_promise_holds_in_95_of_100_resamples() -> None:
         shown = p >= (found.threshold if found.threshold is not None else math.inf)
         kept += float(np.mean(shown * bad)) <= 0.1
     assert kept >= 0.95 * 300
+
+
+def test_a_score_that_means_nothing_at_its_top_is_bent_down() -> None:
+    """Platt's curve must rise to 1 with the score; here the truth stays at .7 from the middle on."""
+    rng = np.random.default_rng(8)
+    score = rng.uniform(-3, 3, 6000)
+    happened = (rng.random(6000) < np.minimum(sigmoid(2 * score), 0.7)).astype(float)
+    calibration = fit_calibration(score[:4000], happened[:4000], ["a"] * 4000)
+    p = calibration.p_all(score[4000:], ["a"] * 2000)
+    assert ece(p, happened[4000:]) <= 0.03
+    straight = calibration.model_copy(update={"curve_platt": (), "curve_ratio": ()})
+    assert ece(straight.p_all(score[4000:], ["a"] * 2000), happened[4000:]) > 0.04
+
+
+@given(st.integers(0, 1000), st.integers(2, 400))
+def test_probability_grows_with_the_score(seed: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    calibration = fit_calibration(rng.normal(size=n), (rng.random(n) < 0.4).astype(float), ["a"] * n)
+    p = calibration.p_all(np.linspace(-4, 4, 50), ["a"] * 50)
+    assert np.all(np.diff(p) >= 0)
+    assert np.all((p >= 0) & (p <= 1))
