@@ -19,6 +19,7 @@ RATE_HALF_LIFE_REQUESTS = 140
 # Until measured. Wrong by far on most hardware; one request later it weighs as much as that request.
 PRIOR_PREFILL_TOKENS_PER_S = 10_000.0
 MAX_UTILIZATION = 0.95
+MIN_EVIDENCE_S = 0.001
 UNSEEN_HALF_LIFE_DECISIONS = 35.0
 ARRIVALS_HALF_LIFE_REQUESTS = 140.0
 AT_ONCE_RATIO = 0.1
@@ -170,7 +171,7 @@ class ReplicaLoad:
     def utilization(self, now: float) -> float:
         """Share of the recent time spent in prefill, 0..MAX_UTILIZATION."""
         age_s = 0.0 if self._since is None else now - self._since
-        if age_s <= 0:
+        if age_s < MIN_EVIDENCE_S:
             return 0.0
         # What the busy sum would be had it been busy all along, not what an infinitely old one would be.
         remembered_s = -LOAD_HALF_LIFE_S / math.log(2) * math.expm1(-age_s * math.log(2) / LOAD_HALF_LIFE_S)

@@ -120,6 +120,16 @@ def test_a_gap_ends_the_prefix_whatever_comes_after_it() -> None:
     assert index.match(CHAINS[0]) == {"a": 3}
 
 
+@pytest.mark.parametrize(("leaves", "stays"), [("a", "b"), ("b", "a")])
+def test_a_block_that_leaves_one_replica_stays_on_the_others(leaves: str, stays: str) -> None:
+    index = BlockIndex()
+    for replica in ("a", "b"):
+        index.add_replica(replica)
+        index.store(replica, CHAINS[0])
+    index.discard(leaves, CHAINS[0])
+    assert index.match(CHAINS[0]) == {leaves: 0, stays: 12}
+
+
 def test_a_removed_replica_makes_room_for_another() -> None:
     index = BlockIndex()
     for n in range(MAX_REPLICAS):
