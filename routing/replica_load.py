@@ -12,7 +12,7 @@ from routing.replicas import ReplicaState
 
 # How long a replica's share of the traffic and its utilization are remembered. On the conversation trace a cached block
 # lives about 115 s (4M tokens at 35k new tokens/s); a memory of that length balances what is cached, not only what
-# runs. 60 s and 30 s cost 0.3 and 0.8 points of the pooled hits (benchmarks/LOG.md, 2026-11-21).
+# runs. 30 s costs 0.4 points of the pooled hits at 8 replicas (benchmarks/LOG.md, 2026-11-21).
 LOAD_HALF_LIFE_S = 120.0
 # Prefill speed moves with the batch, not with the minute: about the last 200 requests count.
 RATE_HALF_LIFE_REQUESTS = 140
