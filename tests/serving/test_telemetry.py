@@ -168,7 +168,7 @@ def test_documented_metrics_are_the_metrics(tmp_path: Path) -> None:
         for row in EXAMPLES:
             telemetry.observe(row)
         exposed: dict[str, set[str]] = {}
-        for family in families(telemetry):
+        for family in telemetry.registry.collect():
             name = family.name + ("_total" if family.type == "counter" else "")
             labels = {label for sample in family.samples for label in sample.labels} - {"le"}
             exposed[name] = labels
