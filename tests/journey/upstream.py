@@ -292,7 +292,7 @@ class _Connection:
         exchange.billed_input_tokens = dialect.input_tokens
         self._events(dialect.opening())
         await self.writer.drain()
-        await asyncio.sleep(script.first_token_delay_s)
+        await self._think(script, dialect)
         steps = list(dialect.steps())
         before = len(steps) if script.fault in (Fault.NONE, Fault.HANG) else min(script.fault_after, len(steps))
         await self._steps(exchange, dialect, steps, range(before))
@@ -312,6 +312,15 @@ class _Connection:
         if script.fault is Fault.HANG:
             await asyncio.Event().wait()
         self._send(h11.EndOfMessage())
+
+    async def _think(self, script: Script, dialect: Dialect) -> None:
+        left_s = script.first_token_delay_s
+        while script.ping_every_s is not None and left_s > script.ping_every_s:
+            await asyncio.sleep(script.ping_every_s)
+            left_s -= script.ping_every_s
+            self._events(dialect.empty())
+            await self.writer.drain()
+        await asyncio.sleep(left_s)
 
     async def _steps(self, exchange: Exchange, dialect: Dialect, steps: list[list[str]], numbers: range) -> None:
         for number in numbers:

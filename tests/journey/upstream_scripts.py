@@ -46,6 +46,7 @@ class Script:
 
     input_tokens: what the provider counts for the prompt; None: its words.
     cached_tokens, cache_write_tokens: parts of input_tokens served from and written to the provider's prompt cache.
+    ping_every_s: while the first token is awaited, a ping (OpenAI: a chunk without choices) this often.
     delay_s: before the headers. first_token_delay_s: between headers and first token. token_delay_s: per token.
     """
 
@@ -62,6 +63,7 @@ class Script:
     model: str | None = None
     delay_s: float = 0.0
     first_token_delay_s: float = 0.0
+    ping_every_s: float | None = None
     token_delay_s: float = 0.0
     fault: Fault = Fault.NONE
     fault_after: int = 0
@@ -125,9 +127,9 @@ def silence() -> Script:
     return Script(fault=Fault.SILENCE)
 
 
-def slow_first_token(delay_s: float, text: str = "hello") -> Script:
+def slow_first_token(delay_s: float, text: str = "hello", **options: Any) -> Script:
     """Headers at once, the first token late."""
-    return Script(text=text, first_token_delay_s=delay_s)
+    return Script(text=text, first_token_delay_s=delay_s, **options)
 
 
 def cut(text: str, after: int, *, clean: bool = False) -> Script:

@@ -205,10 +205,13 @@ async def test_a_provider_that_never_begins_is_replaced(
     assert (asked.attempts[0].outcome, asked.attempts[-1].outcome) == (FAILED, SERVED)
 
 
-async def test_pings_do_not_extend_the_limit_on_the_first_token(a, b, build: Build) -> None:
-    a.script(slow_first_token(60))  # Anthropic's stream opens with a ping
-    client = build(provider("claude", a, kind="anthropic"), provider("b", b), **BRIEF)
+@BOTH
+async def test_pings_do_not_extend_the_limit_on_the_first_token(kind: str, a, b, build: Build) -> None:
+    a.script(slow_first_token(60, ping_every_s=0.05))
+    client = build(provider("a", a, kind=kind), provider("b", b), **BRIEF)
+    began = time.perf_counter()
     assert (await ask(client, a_call(stream=True))).attempts[1].provider == "b"
+    assert b.exchanges[0].received - began < 0.3 + 1
 
 
 async def test_a_refused_connection_is_replaced(b, build: Build) -> None:
