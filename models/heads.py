@@ -39,6 +39,7 @@ from routing.head import (
 from routing.labels import Pair, fold_of
 from routing.ngrams import N_BUCKETS
 from routing.quality import apgr, quality_curve
+from routing.structure import PROMPT_FEATURES
 
 log = logging.getLogger(__name__)
 
@@ -156,8 +157,23 @@ def fit_linear(rows: Rows, train: NDArray[np.int64]) -> tuple[Linear, Floats]:
         structure=weights[n_text : n_text + n_structure],
         category=weights[n_text + n_structure :],
         bias=np.asarray(ridge.intercept_, dtype=np.float64),
+        cold=cold_weights(weights[n_text : n_text + n_structure], structure[train]),
     )
     return linear, np.asarray(ridge.predict(design), dtype=np.float64)
+
+
+def cold_weights(weights: Floats, structure: Floats) -> Floats:
+    """Weights of structure for categories without labels: the learned ones, and length once more with equal weight.
+
+    Length is the one direction that held on every source tried, so it is not left to what other sources say of it.
+    weights: (n_structure, n_targets); structure: (n, n_structure), scaled.
+    """
+    cold = weights.copy()
+    log_chars = PROMPT_FEATURES.index("log_chars")
+    length = float(structure[:, log_chars].std())
+    if length > 0:
+        cold[log_chars] += (structure @ weights).std(axis=0) / length
+    return cold
 
 
 def category_rates(rows: Rows, train: NDArray[np.int64]) -> Floats:

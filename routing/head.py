@@ -152,6 +152,8 @@ class Linear:
     idf: float32 (n_rows, N_BUCKETS), n_rows = slots * families. text: float32 (n_rows, N_BUCKETS, n_targets).
     mean, spread: float64 (n_structure,). structure: float64 (n_structure, n_targets).
     category: float64 (n_categories, n_targets). bias: float64 (n_targets,).
+    cold: float64 (n_structure, n_targets), the router's weights where it knows no label of the category: words learned
+    elsewhere mislead there, length and structure carry over.
     """
 
     idf: Floats32
@@ -161,10 +163,15 @@ class Linear:
     structure: Floats
     category: Floats
     bias: Floats
+    cold: Floats
 
     def standardise(self, structure: Floats) -> Floats:
         """Counts as the model was trained on them, shape kept."""
         return scale_structure(structure, self.mean, self.spread)
+
+    def cold_score(self, structure: Floats) -> Floats:
+        """Scores of the LABEL_SET from length and structure alone, shape (n_targets,)."""
+        return np.asarray(self.bias + self.standardise(structure) @ self.cold)
 
     def score(self, row: TextRow, structure: Floats, category: int | None) -> Floats:
         """Scores of the LABEL_SET, shape (n_targets,). category: its index; None when unknown."""
@@ -200,14 +207,18 @@ class Head:
         """Judge one request by the richest stage that its answers allow."""
         category = self.card.categories.index(evidence.category) if evidence.category in self.card.categories else None
         structure = structure_row(self.kind, evidence)
-        linear = self.linear.score(text_row(self.kind, evidence), structure, category)
+        cold = category is None and self.kind is HeadKind.ROUTER
+        if cold:
+            linear = self.linear.cold_score(structure)
+        else:
+            linear = self.linear.score(text_row(self.kind, evidence), structure, category)
         top = max(
             (t for t in self.card.tops if t.n_answers <= len(evidence.other_answers)),
             key=lambda t: t.n_answers,
             default=self.card.tops[0],
         )
         gain, bad = linear
-        if top.forest_weight > 0:
+        if top.forest_weight > 0 and not cold:
             rate = self.rate[-1 if category is None else category]
             dense = dense_row(linear, rate, structure, answers_row(evidence, top.n_answers))
             forest = self.forests[top.n_answers].predict(dense[None, :])[0]
@@ -293,6 +304,7 @@ def _head(kind: HeadKind, card: HeadCard, number: int, tensors: Mapping[str, NDA
         structure=floats("structure", n_structure, n_targets),
         category=floats("category", n_categories, n_targets),
         bias=floats("bias", n_targets),
+        cold=floats("cold", n_structure, n_targets),
     )
     forests = {}
     for top in card.tops:
@@ -322,6 +334,7 @@ def tensors_of(number: int, head: Head) -> dict[str, NDArray[np.generic]]:
         "structure": linear.structure,
         "category": linear.category,
         "bias": linear.bias,
+        "cold": linear.cold,
         "rate": head.rate,
     }
     for n_answers, forest in head.forests.items():

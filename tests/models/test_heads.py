@@ -69,6 +69,15 @@ def test_category_without_labels_says_so_and_still_gets_a_probability() -> None:
     assert head.score(Evidence("a question of law", "law")).n_labels == 33
 
 
+def test_words_learned_elsewhere_do_not_speak_for_a_category_without_labels() -> None:
+    head = fit_head(HeadKind.ROUTER, "own", graded(300), SHAPE, seed=0).head
+    learned, unknown = "name the integral twice", "name the quibbles twice"
+    assert head.score(Evidence(learned, "sums")).gain > head.score(Evidence(unknown, "sums")).gain
+    assert head.score(Evidence(learned, "new")).gain == head.score(Evidence(unknown, "new")).gain
+    longer = head.score(Evidence(f"{unknown} " * 20, "new")).gain
+    assert longer != head.score(Evidence(unknown, "new")).gain
+
+
 def test_the_head_that_knows_the_category_is_asked() -> None:
     own = fit_head(HeadKind.ROUTER, "own", graded(90), SHAPE, seed=0).head
     other = fit_head(
