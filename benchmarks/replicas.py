@@ -264,16 +264,21 @@ def plot(rows: Sequence[Row], pooled_hit_rate: float, path: Path) -> None:
     import matplotlib.pyplot as plt  # noqa: PLC0415 - likewise
 
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for row in rows:
-        ours = row.policy == "kv_aware"
-        axes.scatter(row.hit_rate, row.ttft_mean_s, color="tab:red" if ours else "tab:blue")
+    middle = (min(row.hit_rate for row in rows) + pooled_hit_rate) / 2
+    for place, row in enumerate(sorted(rows, key=lambda row: row.hit_rate)):
+        axes.scatter(row.hit_rate, row.ttft_mean_s, color="tab:red" if row.policy == "kv_aware" else "tab:blue")
+        # Labels point inwards, every second one below its point: near the ceiling the points crowd.
+        right, below = row.hit_rate > middle, place % 2
         axes.annotate(
-            row.policy, (row.hit_rate, row.ttft_mean_s), xytext=(5, 4), textcoords="offset points", fontsize=9
+            row.policy,
+            (row.hit_rate, row.ttft_mean_s),
+            xytext=(-7 if right else 7, -9 if below else 3),
+            textcoords="offset points",
+            fontsize=9,
+            ha="right" if right else "left",
         )
-    axes.axvline(pooled_hit_rate, color="grey", linestyle="--", linewidth=1)
-    axes.annotate(
-        "one pooled LRU", (pooled_hit_rate, axes.get_ylim()[0]), rotation=90, fontsize=8, va="bottom", ha="right"
-    )
+    axes.axvline(pooled_hit_rate, color="grey", linestyle="--", linewidth=1, label="hits of one pooled LRU")
+    axes.legend(loc="lower left", fontsize=8)
     axes.set_xlabel("prefix cache hit rate (cached tokens / input tokens)")
     axes.set_ylabel("mean TTFT, s")
     axes.set_title(f"{rows[0].replicas} replicas, {rows[0].ingress} ingress: lower right is better")
