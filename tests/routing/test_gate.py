@@ -163,6 +163,7 @@ def test_a_missing_choice_is_an_empty_one() -> None:
         (GateConfig(min_mean_logprob=-1.0, min_window_logprob=-1.0), [-5.0] * 40, (R.LOGPROB,)),
         (GateConfig(abort_window_logprob=-3.0), [0.0] * 40 + [-3.1] * 16, (R.LOGPROB_COLLAPSE,)),
         (GateConfig(abort_window_logprob=-3.0), [0.0] * 40 + [-3.1] * 15, ()),
+        (GateConfig(abort_window_logprob=-3.0), [-9.0] * 3 + [0.0] * 40, ()),  # a window is full or none
         (GateConfig(min_mean_logprob=-1.0), [math.nan] * 40, (R.LOGPROB,)),
         (GateConfig(min_mean_logprob=-1.0), [-math.inf] * 40, (R.LOGPROB,)),
     ],
@@ -352,13 +353,12 @@ def test_one_lost_choice_loses_the_draft() -> None:
     assert watched.observe(0, GOOD, (), 20) is R.REFUSAL
 
 
-def test_a_choice_that_ends_in_a_loop_is_lost_when_it_is_finished() -> None:
-    phrase = "red green blue sky "  # four units; the last one may still grow
+def test_a_choice_whose_last_word_closes_a_loop_is_lost_when_it_is_finished() -> None:
+    words = ["red", "green", "blue", "sky"] * 40
+    closing = next(n for n in range(1, len(words)) if ruling(choice(" ".join(words[:n]))).reasons == (R.LOOP,))
     watched = DraftWatch(GATE, features_of(asked()))
-    text = (phrase * (GATE.loop_min_tokens // 4 + 2)).strip()
-    pieces = [watched.observe(0, char, (), 0) for char in text]
+    assert watched.observe(0, " ".join(words[:closing]), (), closing) is None  # the last word may still grow
     assert watched.finish(0, "stop", ()) is R.LOOP
-    assert pieces[: len(phrase) * (GATE.loop_min_tokens // 4)].count(None) == len(phrase) * (GATE.loop_min_tokens // 4)
 
 
 def test_evidence_is_what_was_observed() -> None:

@@ -83,7 +83,10 @@ UNCHECKABLE = {
     "a reference to a file": {"$ref": "file:///etc/hostname"},
     "a reference to nowhere": {"$ref": "#/$defs/missing"},
     "an anchor": {"$ref": "#node", "$defs": {"n": {"$anchor": "node"}}},
-    "an embedded document": {"$defs": {"n": {"$id": "http://example.org/n", "$ref": "#/$defs/m"}}},
+    "a bomb in an embedded document": {
+        "$defs": {f"d{i}": {} for i in range(41)},  # what the references mean outside of it
+        "allOf": [{"$id": "http://example.org/n", **chain(40, {})}],
+    },
     "another language of schemas": {"$schema": "http://json-schema.org/draft-03/schema#"},
     "an unknown type": {"type": "strng"},
     "no schema": ["type", "string"],

@@ -67,6 +67,9 @@ def test_kana_claims_the_han_characters_of_japanese() -> None:
     assert clear_script("大桥在春天关闭了") is Script.HAN
 
 
+MORE_FRENCH = "Pourquoi est-ce que nous ne sommes pas avec elle dans une ville qui est pour vous ? Il est sur le mont."
+
+
 def chat(request: str, system: str | None = None, earlier: str | None = None) -> dict[str, Any]:
     messages = [{"role": "system", "content": system}] if system else []
     if earlier:
@@ -98,6 +101,8 @@ def test_an_answer_in_the_request_s_language_passes(code: str) -> None:
         (chat(f"Summarize: {TEXTS['zh'] * 5}"), TEXTS["en"]),
         (chat(f"Summarize what the article below says about it: {TEXTS['fr'] * 5}"), TEXTS["en"]),
         (chat(f"{TEXTS['ru'] * 3}\nTL;DR"), TEXTS["en"]),
+        (chat(f"{TEXTS['zh'] * 4} TensorFlow Serving {TEXTS['zh']}"), TEXTS["en"]),
+        (chat(f"{TEXTS['fr']} {MORE_FRENCH} what would they"), TEXTS["en"]),
         (chat(TEXTS["zh"], earlier=TEXTS["en"]), TEXTS["en"]),
         (chat("东京的首都机场叫什么名字？请告诉我。"), "Haneda"),  # a name
         (

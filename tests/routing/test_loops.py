@@ -50,6 +50,7 @@ LOOPS = {
 NO_LOOPS = {
     "prose": PROSE,
     "an empty text": "",
+    "a long paragraph said twice": (PROSE + " ".join(f"word{i}" for i in range(60)) + ". ") * 2,
     "a table with a ruler": "| Name | Age | City |\n|"
     + "-" * 120
     + "|\n"
