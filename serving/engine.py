@@ -24,9 +24,10 @@ from routing.cost import SharedClock
 from routing.schema import Api
 from serving.errors import QueueFull, RouterFailed, StackError, Tier1Failed
 from serving.framing import Framer
+from serving.leash import Leash
 from serving.noop import NoopEngine
 from serving.router_prompt import RouterPrompts, encode
-from serving.tiers import Call, Frame, RouterScore
+from serving.tiers import Call, EngineStats, Frame, RouterScore
 from serving.vllm_settings import VllmSettings
 
 QUEUE_RETRY_AFTER_S = 1.0
@@ -71,20 +72,6 @@ class ScorePayload:
     draft: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """One replica's load, as vLLM's scheduler last reported it. kv_usage_ratio: KV blocks in use, 0..1."""
-
-    replica_id: str
-    running: int
-    waiting: int
-    kv_usage_ratio: float
-    generated_tokens: int
-    prompt_tokens_queried: int
-    prompt_tokens_cached: int
-    busy_s: float
-
-
 class Engine:
     """One replica: a vLLM engine, the clock that bills it, and its health. Methods are called through handles."""
 
@@ -94,6 +81,7 @@ class Engine:
         self._config = config
         self._replica_id = serve.get_replica_context().replica_id.unique_id
         self._clock = SharedClock()
+        self._leash = Leash()  # before the first process of the engine
         self._vllm = await VllmEngine.start(config.flags())
         self._tokenizer = copy.deepcopy(self._vllm.tokenizer)  # of our own: vLLM uses its one in other threads
         self._prompts = RouterPrompts.build(self._tokenizer, config.max_context_tokens)
@@ -257,6 +245,10 @@ class RayTier1:
         """See tiers.DraftEngine."""
         await called(self._handle.probe.remote(), Tier1Failed)
 
+    async def stats(self) -> EngineStats:
+        """See tiers.DraftEngine."""
+        return cast(EngineStats, await called(self._handle.stats.remote(), Tier1Failed))
+
 
 class RayRouter:
     """tiers.RouterModel over a handle of an `Engine` deployment."""
@@ -278,6 +270,10 @@ class RayRouter:
     async def probe(self) -> None:
         """See tiers.RouterModel."""
         await called(self._handle.probe.remote(), RouterFailed)
+
+    async def stats(self) -> EngineStats:
+        """See tiers.RouterModel."""
+        return cast(EngineStats, await called(self._handle.stats.remote(), RouterFailed))
 
 
 async def called(response: Awaitable[Any], failed: type[StackError]) -> Any:
