@@ -7,9 +7,11 @@ import os
 import sys
 from pathlib import Path
 
-# Ray reads these when it is imported: no usage reports, and the handle path without its extra thread hop.
+# Ray reads these when it is imported: no usage reports, the handle path without its extra thread hop, and engines that
+# are not at a lower priority than everything else on the machine (Ray's default niceness is 15).
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
+os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")  # a machine that is busy starting engines is slow
 
 import yaml

@@ -27,8 +27,9 @@ APPLICATION = "tierwise"
 
 def build_stack(config: StackConfig, tier1: DraftEngine, router: RouterModel | None, tokenizer: Tokenizer) -> Stack:
     """Everything one ingress process needs, around tiers that already run."""
-    frontier = FrontierClient(config.frontier)
     ledger = Ledger(config.ledger)
+    telemetry = Telemetry(config.hash, ledger)
+    frontier = FrontierClient(config.frontier, observer=telemetry, count_tokens=tokenizer.count)
 
     async def close() -> None:
         await frontier.aclose()
@@ -45,7 +46,7 @@ def build_stack(config: StackConfig, tier1: DraftEngine, router: RouterModel | N
         gateway=config.gateway,
         cost=config.cost,
         config_hash=config.hash,
-        telemetry=Telemetry(config.hash, ledger),
+        telemetry=telemetry,
         idempotency=IdempotencyStore(config.idempotency),
         close=close,
     )

@@ -131,7 +131,7 @@ async def frontier_or_degraded(
 
 
 def may_degrade(call: Call, tiers: Tiers, config: Sections) -> bool:
-    """Whether a tier-1 answer may stand in for the frontier's: allowed, not asked for the frontier by name, and fits."""
+    """Whether tier 1 may stand in for the frontier: allowed, the frontier was not asked for by name, and it fits."""
     return (
         config.cascade.degrade_when_frontier_down
         and call.model is not RequestedModel.FRONTIER

@@ -13,7 +13,16 @@ from pydantic import Field
 
 from routing.gate import DraftWatch, GateConfig, judge, needs_judge
 from routing.policy import HoldKind, PolicyConfig, hold_policy
-from routing.schema import AttemptKind, AttemptOutcome, DraftEvidence, Record, RejectReason, Tier, Verdict
+from routing.schema import (
+    AttemptKind,
+    AttemptOutcome,
+    DecisionReason,
+    DraftEvidence,
+    Record,
+    RejectReason,
+    Tier,
+    Verdict,
+)
 from serving.errors import QueueFull, RouterFailed, StreamBroken, Tier1Failed
 from serving.tiers import Call, Frame, Tiers
 from serving.trace import Booking, RequestTrace
@@ -50,11 +59,14 @@ class GatedDraft:
     async def release(self) -> AsyncGenerator[Frame, None]:
         """Draft and yield what may be shown; yields nothing when the draft is lost, rejected or failed.
 
-        Raises StreamBroken when tier 1 fails after frames were released, QueueFull when tier 1 is full and may not
-        spill, InvalidRequest when the engine refuses the request itself.
+        A tier 1 that the client asked for by name is shown as it comes; its verdict is only put on record.
+
+        Raises StreamBroken when tier 1 fails after frames were released, Tier1Failed when it was asked for by name and
+        fails, QueueFull when it is full and may not spill, InvalidRequest when the engine refuses the request itself.
         """
         trace, policy = self._trace, self._policy
-        releasing = policy.kind is HoldKind.OFF
+        alone = asked_for_alone(trace)
+        releasing = alone or policy.kind is HoldKind.OFF
         with trace.attempt(AttemptKind.DRAFT, Tier.TIER1, self._tiers.tier1.model) as booking:
             try:
                 async with aclosing(self._frames()) as frames:
@@ -83,10 +95,12 @@ class GatedDraft:
                 booking.outcome = AttemptOutcome.FAILED
                 if isinstance(error, QueueFull) and not self._config.spill_when_full:
                     raise
+                if alone:
+                    raise Tier1Failed(f"tier 1 was asked for by name and did not answer: {error}") from error
                 trace.verdict = Verdict(accepted=False, reasons=(failure_reason(error),))
                 return
-            if releasing:
-                trace.verdict = trace.verdict or Verdict(accepted=True)
+            if releasing:  # too late to act on; on record, so that the policy's price in bad answers is known
+                trace.verdict = judge(self._call.body, self._call.features, self._watch.evidence(), self._gate)
                 return
             booking.ended = time.perf_counter()  # the judge's time is not the draft's
             trace.verdict = await self._rule()
@@ -167,6 +181,11 @@ class GatedDraft:
                 return score.p_yes
         except (RouterFailed, QueueFull, TimeoutError):
             return None
+
+
+def asked_for_alone(trace: RequestTrace) -> bool:
+    """Whether the client named tier 1 itself: then it answers alone, ungated and without a fallback."""
+    return trace.decision is not None and trace.decision.reason is DecisionReason.REQUESTED
 
 
 def failure_reason(error: Exception) -> RejectReason:

@@ -5,6 +5,7 @@ whatever the request carries besides the allow-listed fields ends in this file.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import time
 import uuid
@@ -23,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from routing.cost import CostConfig
 from routing.features import request_features, steering_attempt
-from routing.schema import Api, Record, RequestedModel, RequestRecord
+from routing.schema import Api, Record, RequestedModel, RequestRecord, Tier
 from serving.cascade import Sections, answer
 from serving.errors import (
     BodyTooLarge,
@@ -52,11 +53,12 @@ from serving.openai_schema import (
 )
 from serving.release import ReleaseConfig, Released, retry_after, send_json
 from serving.telemetry import Telemetry
-from serving.tiers import Call, Frame, Tiers
+from serving.tiers import Call, DraftEngine, Frame, RouterModel, Tiers
 from serving.trace import METADATA_VERSION, RequestTrace
 
 ANSWERING_PATHS = {"/v1/chat/completions": Api.CHAT, "/v1/completions": Api.COMPLETIONS}
 MAX_ID_CHARS = 128
+LOAD_TIMEOUT_S = 1.0
 
 
 class GatewayConfig(Record):
@@ -82,6 +84,10 @@ class Tokenizer(Protocol):
 
     async def render(self, api: Api, body: Mapping[str, Any], max_tokens: int | None = None) -> list[int]:
         """Ids of the whole prompt. Raises ContextLengthExceeded, InvalidRequest."""
+        ...
+
+    def count(self, text: str) -> int:
+        """Tokens of one text, for usage that nobody else reports."""
         ...
 
 
@@ -168,6 +174,7 @@ def build_app(stack: Stack) -> FastAPI:
         """Prometheus text; needs an admin key where keys are in use."""
         if not stack.keys.authenticate(request.headers.get("authorization")).admin:
             raise Forbidden("metrics need an admin key")
+        await show_load(stack)
         return Response(stack.telemetry.render(), media_type="text/plain; version=0.0.4")
 
     return app
@@ -309,6 +316,19 @@ def decision_headers(trace: RequestTrace) -> dict[str, str]:
 def model_card(name: RequestedModel) -> dict[str, Any]:
     """OpenAI's model object; created is 0 because these are policies, not artefacts."""
     return {"id": name.value, "object": "model", "created": 0, "owned_by": "tierwise"}
+
+
+async def show_load(stack: Stack) -> None:
+    """Put the engines' load into the metrics; an engine that does not answer at once keeps its last figures."""
+    engines: dict[Tier, DraftEngine | RouterModel | None] = {
+        Tier.TIER1: stack.tiers.tier1,
+        Tier.ROUTER: stack.tiers.router,
+    }
+    for tier, engine in engines.items():
+        if engine is not None:
+            with contextlib.suppress(StackError, TimeoutError):
+                async with asyncio.timeout(LOAD_TIMEOUT_S):
+                    stack.telemetry.load(tier, await engine.stats())
 
 
 async def probe_tiers(stack: Stack) -> dict[str, str | None]:

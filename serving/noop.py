@@ -12,7 +12,7 @@ from typing import Any
 from ray import serve
 
 from routing.schema import Api, Usage
-from serving.tiers import Frame, RouterScore
+from serving.tiers import EngineStats, Frame, RouterScore
 from serving.vllm_settings import VllmSettings
 
 WORD = " word"
@@ -64,6 +64,10 @@ class NoopEngine:
 
     async def probe(self) -> None:
         """Always able."""
+
+    async def stats(self) -> EngineStats:
+        """Never busy."""
+        return EngineStats(self._replica_id, 0, 0, 0.0, 0, 0, 0, 0.0)
 
 
 class Wire:

@@ -1,6 +1,7 @@
 """Starts everything on one machine, shows how far it is, waits, and takes everything down again."""
 
 import signal
+import socket
 import sys
 import threading
 import time
@@ -86,6 +87,7 @@ def running_stack(config: StackConfig, interrupted: Callable[[], bool] = lambda:
     Raises ConfigInvalid (keys, weights) before anything is started, StartFailed when a part does not come up.
     """
     require_keys(config.gateway.host, config.gateway.keys_file)
+    require_free_port(config.gateway.host, config.gateway.port)
     engines = {"router": config.router, "tier1": config.tier1, "standin": config.standin}
     for engine in engines.values():
         if engine is not None:
@@ -122,6 +124,22 @@ def running_stack(config: StackConfig, interrupted: Callable[[], bool] = lambda:
             steps.done("a token from every tier")
             steps.close()
         yield url
+
+
+def require_free_port(host: str, port: int) -> None:
+    """Raises StartFailed when somebody listens there already.
+
+    Ray's proxies share their port (SO_REUSEPORT): a second stack would start without complaint and take half of the
+    requests meant for the first.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        try:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
+            probe.bind((host, port))
+        except OSError as error:
+            raise StartFailed(
+                f"cannot listen on {host}:{port}: {error.strerror}; stop what runs there or set STACK_GATEWAY__PORT"
+            ) from error
 
 
 def deployed(name: str) -> Callable[[], bool]:

@@ -4,14 +4,18 @@ Labels are tiers, kinds, outcomes and reasons, never tenants, models or texts: t
 """
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from routing.schema import RequestRecord
+from routing.schema import RequestRecord, Tier
+from serving.frontier.breaker import BreakerState
+from serving.frontier.errors import Reason
 from serving.ledger.writer import Ledger
+from serving.tiers import EngineStats
 
 LATENCY_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -45,6 +49,11 @@ class Telemetry:
         self.duration = histogram("tierwise_request_duration_seconds", "Whole requests", ["tier"])
         self.ttft = histogram("tierwise_ttft_seconds", "Arrival to first released frame", ["tier"])
         self.held = histogram("tierwise_held_seconds", "Hold of drafts")
+        self.provider_faults = counter(
+            "tierwise_frontier_faults", "Tries at a provider that failed", ["provider", "reason"]
+        )
+        self.breaker_open = gauge("tierwise_breaker_open", "1 while a provider's breaker is not closed", ["provider"])
+        self.engine = gauge("tierwise_engine", "Load of a replica of our own, when scraped", ["tier", "quantity"])
         self.in_flight = gauge("tierwise_in_flight_requests", "Requests being answered")
         self.refused = counter("tierwise_refused", "Requests refused because this process was full")
         gauge("tierwise_config_info", "The running configuration", ["hash"]).labels(config_hash).set(1)
@@ -83,6 +92,20 @@ class Telemetry:
                 self.unpriced.labels(attempt.kind).inc()
             elif attempt.cost_usd is not None:
                 self.cost.labels(attempt.kind).inc(attempt.cost_usd)
+
+    def try_failed(self, provider: str, reason: Reason) -> None:
+        """See serving.frontier.client.FrontierObserver."""
+        self.provider_faults.labels(provider, reason).inc()
+
+    def breaker_changed(self, provider: str, state: BreakerState) -> None:
+        """See serving.frontier.client.FrontierObserver."""
+        self.breaker_open.labels(provider).set(state is not BreakerState.CLOSED)
+
+    def load(self, tier: Tier, stats: EngineStats) -> None:
+        """Show what a replica of our own says of itself."""
+        for name, value in asdict(stats).items():
+            if name != "replica_id":
+                self.engine.labels(tier, name).set(value)
 
     def render(self) -> bytes:
         """The text exposition."""

@@ -67,6 +67,20 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineStats:
+    """One replica's load, as vLLM's scheduler last reported it. kv_usage_ratio: KV blocks in use, 0..1."""
+
+    replica_id: str
+    running: int
+    waiting: int
+    kv_usage_ratio: float
+    generated_tokens: int
+    prompt_tokens_queried: int
+    prompt_tokens_cached: int
+    busy_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class RouterScore:
     """The router model's answer to one score or judge prompt.
 
@@ -97,6 +111,10 @@ class RouterModel(Protocol):
         """Generate one token. Raises RouterFailed when the engine cannot."""
         ...
 
+    async def stats(self) -> EngineStats:
+        """The load of one replica. Raises RouterFailed when it does not answer."""
+        ...
+
 
 class DraftEngine(Protocol):
     """Tier 1. Closing the generator (or cancelling its consumer) aborts the request in the engine."""
@@ -114,6 +132,10 @@ class DraftEngine(Protocol):
 
     async def probe(self) -> None:
         """Generate one token. Raises Tier1Failed when the engine cannot."""
+        ...
+
+    async def stats(self) -> EngineStats:
+        """The load of one replica. Raises Tier1Failed when it does not answer."""
         ...
 
 

@@ -44,6 +44,10 @@ class WordTokenizer:
             return list(prompt) if isinstance(prompt, list) else self.ids(prompt)
         return [i for m in body["messages"] for i in self.ids(f"role {m.get('content') or ''}")]
 
+    def count(self, text: str) -> int:
+        """Tokens of one text."""
+        return len(self.ids(text))
+
     def ids(self, text: str) -> list[int]:
         """Ids of one text."""
         return [hash(word) % self.vocab_size for word in text.split()]

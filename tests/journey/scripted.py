@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from routing.schema import Api, ToolCall, Usage
 from serving.errors import RouterFailed, StackError, Tier1Failed
-from serving.tiers import Call, Frame, RouterScore
+from serving.tiers import Call, EngineStats, Frame, RouterScore
 from tests.journey.upstream_wire import Bell
 
 TIER1_MODEL = "scripted-tier1"
@@ -121,6 +121,10 @@ class ScriptedTier1:
         if self.probe_error is not None:
             raise self.probe_error
 
+    async def stats(self) -> EngineStats:
+        """What its gauges show."""
+        return EngineStats("r0", self.running, 0, 0.0, self.tokens_made, 0, 0, 0.0)
+
     async def until(self, *, running: int | None = None, tokens: int = 0, within_s: float = 5) -> None:
         """Wait until so many drafts run and so many tokens were made in all."""
         await self.bell.until(
@@ -154,6 +158,10 @@ class ScriptedRouter:
         """As healthy as its score."""
         if isinstance(self.score_answer, Exception):
             raise RouterFailed("scripted")
+
+    async def stats(self) -> EngineStats:
+        """Never busy."""
+        return EngineStats("router0", 0, 0, 0.0, 0, 0, 0, 0.0)
 
     async def _say(self, answer: float | Exception | None) -> RouterScore:
         if answer is None:

@@ -280,3 +280,24 @@ async def test_usage_chunk_is_only_sent_to_those_who_asked(g: Gateway) -> None:
     assert all(event["choices"] for event in without[:-1])
     assert asked[-2]["choices"] == []
     assert asked[-2]["usage"]["completion_tokens"] == 3
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_tier_1_asked_for_by_name_answers_alone_with_its_verdict_on_record(g: Gateway, stream: bool) -> None:
+    """What a client names it gets: the baseline "all tier 1" needs no other switch."""
+    g.tier1.script(Draft(text="cut off", finish_reason="length"))
+    reply = await g.chat(model="tier1", stream=stream)
+    assert "cut" in reply.text
+    assert g.upstream.calls == 0
+    row = await g.row()
+    assert row.verdict is not None
+    assert row.verdict.reasons == (RejectReason.TRUNCATED,)
+    assert row.attempts[0].outcome is AttemptOutcome.SERVED
+
+
+async def test_tier_1_asked_for_by_name_fails_openly(g: Gateway) -> None:
+    g.tier1.script(Draft(error=BROKEN_ENGINE))
+    reply = await g.chat(model="tier1")
+    assert reply.status_code == 502
+    assert reply.json()["error"]["code"] == "tier1_failed"
+    assert g.upstream.calls == 0
