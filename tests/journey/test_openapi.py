@@ -30,7 +30,7 @@ EXAMPLES: dict[tuple[str, GenerationMode], int] = {
     ("/readyz", GenerationMode.POSITIVE): 1,
     ("/metrics", GenerationMode.POSITIVE): 1,
 }
-# Laid over many of the cases: a generated model is one we do not have, a generated conversation rarely one that could be.
+# Laid over many of the cases: a generated model is not one of ours, a generated conversation rarely makes sense.
 MODELS = st.sampled_from([model.value for model in RequestedModel])
 KNOWN: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     CHAT: {"model": MODELS, "messages": st.just([{"role": "user", "content": "hello there"}])},
