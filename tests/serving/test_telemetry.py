@@ -9,10 +9,13 @@ from hypothesis import given
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from routing.schema import RequestedModel, RequestOutcome, RequestRecord, Usage
+from routing.schema import RequestedModel, RequestOutcome, RequestRecord, Tier, Usage
+from serving.frontier.breaker import BreakerState
+from serving.frontier.errors import Reason
 from serving.ledger.config import LedgerConfig
 from serving.ledger.writer import Ledger
 from serving.telemetry import Telemetry
+from serving.tiers import EngineStats
 from tests.serving.ledger.examples import ACCEPTED, DRAFT, ESCALATED, EXAMPLES, FAILED, FRONTIER, ROUTER
 from tests.serving.ledger.records import anything
 
@@ -104,6 +107,25 @@ def test_running_configuration_is_told() -> None:
     assert value(Telemetry("c0ffee"), "tierwise_config_info", hash="c0ffee") == 1
 
 
+def show_what_runs_beside_requests(telemetry: Telemetry, replica_id: str = "r0") -> None:
+    """A provider's fault, its breaker, and the load of an engine."""
+    telemetry.try_failed("acme", Reason.OVERLOADED)
+    telemetry.breaker_changed("acme", BreakerState.OPEN)
+    telemetry.load(Tier.TIER1, EngineStats(replica_id, 3, 1, 0.5, 700, 1000, 800, 12.5))
+
+
+def test_faults_breakers_and_load_are_told(telemetry: Telemetry) -> None:
+    show_what_runs_beside_requests(telemetry)
+    assert value(telemetry, "tierwise_frontier_faults_total", provider="acme", reason="overloaded") == 1
+    assert value(telemetry, "tierwise_breaker_open", provider="acme") == 1
+    assert value(telemetry, "tierwise_engine", tier="tier1", quantity="running") == 3
+    assert value(telemetry, "tierwise_engine", tier="tier1", quantity="kv_usage_ratio") == 0.5
+    telemetry.breaker_changed("acme", BreakerState.HALF_OPEN)
+    assert value(telemetry, "tierwise_breaker_open", provider="acme") == 1
+    telemetry.breaker_changed("acme", BreakerState.CLOSED)
+    assert value(telemetry, "tierwise_breaker_open", provider="acme") == 0
+
+
 def test_number_of_series_does_not_grow_with_traffic(telemetry: Telemetry) -> None:
     """Fault 62: tenants, models, sessions, replicas and ids are in the ledger, never in a label."""
     rng = random.Random(62)
@@ -137,9 +159,11 @@ def test_number_of_series_does_not_grow_with_traffic(telemetry: Telemetry) -> No
 
     for row in EXAMPLES:
         telemetry.observe(stranger(row))
+    show_what_runs_beside_requests(telemetry)
     before = series(telemetry)
     for number in range(1000):
         telemetry.observe(stranger(EXAMPLES[number % len(EXAMPLES)]))
+        show_what_runs_beside_requests(telemetry, f"replica-{number}")
     assert series(telemetry) == before
     assert value(telemetry, "tierwise_tokens_total", kind="router", direction="input") > 0
 
@@ -167,6 +191,7 @@ def test_documented_metrics_are_the_metrics(tmp_path: Path) -> None:
         telemetry = Telemetry("c0ffee", ledger)
         for row in EXAMPLES:
             telemetry.observe(row)
+        show_what_runs_beside_requests(telemetry)
         exposed: dict[str, set[str]] = {}
         for family in telemetry.registry.collect():
             name = family.name + ("_total" if family.type == "counter" else "")
