@@ -294,7 +294,12 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
 def header_id(request: Request, name: str) -> str | None:
     """A client's identifier, if it is one we can safely echo: printable ASCII, at most 128 characters."""
     value = request.headers.get(name)
-    return value if value and len(value) <= MAX_ID_CHARS and value.isascii() and value.isprintable() else None
+    return value if value and fits_header(value) else None
+
+
+def fits_header(value: str) -> bool:
+    """Whether a text that somebody else chose can be a header: printable ASCII, at most 128 characters."""
+    return len(value) <= MAX_ID_CHARS and value.isascii() and value.isprintable()
 
 
 def decision_headers(trace: RequestTrace) -> dict[str, str]:
@@ -310,7 +315,8 @@ def decision_headers(trace: RequestTrace) -> dict[str, str]:
         "verdict": None if trace.verdict is None else ("accepted" if trace.verdict.accepted else "rejected"),
         "degraded": "true" if trace.degraded else None,
     }
-    return {f"x-tierwise-{name}": value for name, value in known.items() if value is not None}
+    # A provider's name for its model and a configured category are anybody's words; the metadata has them unchanged.
+    return {f"x-tierwise-{name}": value for name, value in known.items() if value is not None and fits_header(value)}
 
 
 def model_card(name: RequestedModel) -> dict[str, Any]:
