@@ -16,7 +16,7 @@ os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")  # a machine that i
 
 import yaml
 
-from serving.errors import StackError
+from serving.errors import ConfigInvalid, StackError
 
 DEFAULT_PROFILE = "deploy/profiles/cpu.yaml"
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -30,6 +30,9 @@ def main(argv: list[str] | None = None) -> int:
     except StackError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever reads our output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it flushes
+        return 0
     except KeyboardInterrupt:
         return 130
 
@@ -108,10 +111,13 @@ def run_ask(args: argparse.Namespace) -> int:
     headers = {"authorization": f"Bearer {key}"} if (key := os.environ.get("TIERWISE_API_KEY")) else {}
     try:
         reply = httpx.post(f"{args.url}/v1/chat/completions", json=body, headers=headers, timeout=600)
+        answer = reply.json()
     except httpx.ConnectError:
         print(f"error: nothing listens at {args.url}; start the stack with: make serve", file=sys.stderr)
         return 1
-    answer = reply.json()
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        print(f"error: no stack answers at {args.url}: {error}", file=sys.stderr)
+        return 1
     if reply.is_error:
         print(f"error {reply.status_code}: {answer['error']['message']}", file=sys.stderr)
         return 1
@@ -160,8 +166,13 @@ def run_ledger_export(args: argparse.Namespace) -> int:
     from serving.ledger.export import export_jsonl
     from serving.ledger.reader import LedgerReader
 
-    with args.out.open("wb") if args.out else contextlib.nullcontext(sys.stdout.buffer) as out:
-        export_jsonl(LedgerReader(load_config(args.config).ledger), out, args.since, args.until)
+    try:
+        with args.out.open("wb") if args.out else contextlib.nullcontext(sys.stdout.buffer) as out:
+            export_jsonl(LedgerReader(load_config(args.config).ledger), out, args.since, args.until)
+    except BrokenPipeError:
+        raise  # the reader of standard output left; see main
+    except OSError as error:
+        raise ConfigInvalid(f"cannot write {args.out}: {error.strerror}") from error
     return 0
 
 
