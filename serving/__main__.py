@@ -26,7 +26,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status. A named error is one line, not a traceback."""
     args = parser().parse_args(argv)
     try:
-        return int(args.run(args))
+        status = int(args.run(args))
+        sys.stdout.flush()  # here, where a reader that left is no error
+        return status
     except StackError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return 2
