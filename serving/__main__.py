@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 # Ray reads these when it is imported: no usage reports, the handle path without its extra thread hop, and engines that
-# are not at a lower priority than everything else on the machine (Ray's default niceness is 15).
+# are not at a lower priority than everything else on the machine (Ray's default niceness is 15). The oddly named one
+# lets a Ray that will never be a cluster keep 127.0.0.1 as its address (see serving/loopback.py).
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
 os.environ.setdefault("RAY_worker_niceness", "0")
+os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's own default since 2.60; its ports carry pickles
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")  # a machine that is busy starting engines is slow
 
 import yaml

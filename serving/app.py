@@ -17,6 +17,7 @@ from serving.idempotency import IdempotencyStore
 from serving.ingress import Stack, Tokenizer, build_app
 from serving.keys import KeyRing, load_or_make_secret
 from serving.ledger.writer import Ledger
+from serving.loopback import keep_replica_on_loopback
 from serving.telemetry import Telemetry
 from serving.tiers import DraftEngine, RouterModel, Tiers
 from serving.tokenizer import PromptTokenizer
@@ -57,6 +58,7 @@ class Ingress:
     """The gateway as a Ray Serve deployment: one event loop, no engine of its own."""
 
     def __init__(self, config: StackConfig, tier1: DeploymentHandle, router: DeploymentHandle | None) -> None:
+        keep_replica_on_loopback()
         tokenizer = PromptTokenizer(Path(model_path(config.tier1.model)))
         self._stack = build_stack(
             config,

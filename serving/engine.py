@@ -25,6 +25,7 @@ from routing.schema import Api
 from serving.errors import QueueFull, RouterFailed, StackError, Tier1Failed
 from serving.framing import Framer
 from serving.leash import Leash
+from serving.loopback import keep_replica_on_loopback
 from serving.noop import NoopEngine
 from serving.router_prompt import RouterPrompts, encode
 from serving.tiers import Call, EngineStats, Frame, RouterScore
@@ -78,6 +79,7 @@ class Engine:
     async def __init__(self, config: EngineConfig) -> None:  # type: ignore[misc]  # Serve awaits it
         from serving.vllm_adapter import VllmEngine  # noqa: PLC0415 - here alone: vLLM takes seconds and a GiB to import
 
+        keep_replica_on_loopback()
         self._config = config
         self._replica_id = serve.get_replica_context().replica_id.unique_id
         self._clock = SharedClock()

@@ -99,6 +99,7 @@ class GatedDraft:
                     raise Tier1Failed(f"tier 1 was asked for by name and did not answer: {error}") from error
                 trace.verdict = Verdict(accepted=False, reasons=(failure_reason(error),))
                 return
+            booking.outcome = AttemptOutcome.SERVED
             if releasing:  # too late to act on; on record, so that the policy's price in bad answers is known
                 trace.verdict = judge(self._call.body, self._call.features, self._watch.evidence(), self._gate)
                 return
@@ -107,8 +108,10 @@ class GatedDraft:
             if not trace.verdict.accepted:
                 booking.outcome = AttemptOutcome.REJECTED
                 return
+            booking.outcome = None  # until the last frame has left: the client may leave before
             for frame in self._held:
                 yield self._serve(booking, frame)
+            booking.outcome = AttemptOutcome.SERVED
 
     async def release_degraded(self) -> AsyncGenerator[Frame, None]:
         """The frontier is down: yield the complete draft although the gate rejected it, or draft now if none was made.
@@ -125,6 +128,7 @@ class GatedDraft:
         if self._complete and booking is not None and not trace.has_served(Tier.TIER1):
             for frame in self._held:
                 yield self._serve(booking, frame)
+            booking.outcome = AttemptOutcome.SERVED
         trace.degraded = trace.has_served(Tier.TIER1)
 
     async def _frames(self) -> AsyncGenerator[Frame, None]:
@@ -154,7 +158,6 @@ class GatedDraft:
             self._held.append(frame)
 
     def _serve(self, booking: Booking, frame: Frame) -> Frame:
-        booking.outcome = AttemptOutcome.SERVED
         self._trace.served = booking
         return frame
 

@@ -12,6 +12,7 @@ from typing import Any
 from ray import serve
 
 from routing.schema import Api, Usage
+from serving.loopback import keep_replica_on_loopback
 from serving.tiers import EngineStats, Frame, RouterScore
 from serving.vllm_settings import VllmSettings
 
@@ -24,6 +25,7 @@ class NoopEngine:
     """One replica. Its gauges are true: nothing ever waits."""
 
     def __init__(self, config: VllmSettings) -> None:
+        keep_replica_on_loopback()
         self._model = config.model
         self._replica_id = serve.get_replica_context().replica_id.unique_id
 

@@ -49,7 +49,8 @@ class StandinConfig(VllmSettings):
             "disable_uvicorn_access_log": True,
             "uvicorn_log_level": "warning",
         }
-        return server | self.flags()
+        # vLLM's own counters stay on, at /metrics: they are the provider's books that ours are held to.
+        return server | {name: value for name, value in self.flags().items() if name != "disable_log_stats"}
 
 
 class Standin:
