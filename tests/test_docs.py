@@ -1,0 +1,231 @@
+"""The documents are true: folders, commands, import arrows and links exist as they say, and nothing names a machine."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import benchmarks.__main__
+import models.__main__
+import serving.__main__
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "deploy/README.md"]
+CODE_FOLDERS = ["routing", "serving", "models", "benchmarks"]
+MAINS: dict[str, Callable[[list[str]], int]] = {
+    "serving": serving.__main__.main,
+    "models": models.__main__.main,
+    "benchmarks": benchmarks.__main__.main,
+}
+
+
+@cache
+def tracked() -> list[str]:
+    """Every file that git has."""
+    listed = subprocess.run(
+        ["git", "-c", "safe.directory=*", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True
+    )
+    return [name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text("utf-8")
+
+
+def table(document: str, heading: str) -> list[list[str]]:
+    """The rows of the first table below a heading, without its head."""
+    section = read(document).partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("|")]
+    assert len(rows) > 2, f"{document} has no table below {heading!r}"
+    return rows[2:]
+
+
+def code(document: str) -> Iterator[str]:
+    """What stands in code spans and code blocks."""
+    text = read(document)
+    yield from re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    yield from re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)
+
+
+# The folders
+
+
+@pytest.mark.parametrize(
+    ("document", "heading"), [("README.md", "Where things are"), ("CONTRIBUTING.md", "Where code lives")]
+)
+def test_table_of_folders_is_the_folders(document: str, heading: str) -> None:
+    named = {row[0].strip("`/") for row in table(document, heading)}
+    there = {name.partition("/")[0] for name in tracked() if "/" in name}
+    assert named == {folder for folder in there if not folder.startswith(".")}
+
+
+def test_deploy_holds_no_python() -> None:
+    assert not [name for name in tracked() if name.startswith("deploy/") and name.endswith(".py")]
+
+
+# The arrows
+
+
+def may_import(folder: str) -> set[str]:
+    """What the table in CONTRIBUTING.md allows a folder besides the standard library; packages by import name."""
+    (row,) = [row for row in table("CONTRIBUTING.md", "Where code lives") if row[0] == f"`{folder}/`"]
+    return {name.strip("` ").replace("-", "_") for name in row[2].split(",")}
+
+
+def imported(folder: str) -> set[str]:
+    """Modules of other folders and third-party packages that a folder's files name in an import, wherever it stands."""
+    seen: set[str] = set()
+    for name in tracked():
+        if not (name.startswith(f"{folder}/") and name.endswith(".py")):
+            continue
+        for node in ast.walk(ast.parse(read(name))):
+            if isinstance(node, ast.Import):
+                seen |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                seen.add(node.module)
+    outside = {module for module in seen if module.partition(".")[0] not in {*sys.stdlib_module_names, folder}}
+    return {module if module.partition(".")[0] in CODE_FOLDERS else module.partition(".")[0] for module in outside}
+
+
+def is_below(module: str, parent: str) -> bool:
+    return module == parent or module.startswith(f"{parent}.")
+
+
+@pytest.mark.parametrize("folder", CODE_FOLDERS)
+def test_folder_imports_no_more_than_its_line_allows(folder: str) -> None:
+    allowed = may_import(folder)
+    others = {module for module in imported(folder) if module.partition(".")[0] in CODE_FOLDERS}
+    assert {module for module in others if not any(is_below(module, a) for a in allowed)} == set()
+
+
+def test_decisions_need_only_the_packages_named() -> None:
+    """The others may use any package; what decides is kept free of I/O."""
+    assert imported("routing") == may_import("routing")
+
+
+@pytest.mark.parametrize("folder", CODE_FOLDERS)
+def test_import_linter_holds_the_same_arrows(folder: str) -> None:
+    contracts = tomllib.loads(read("pyproject.toml"))["tool"]["importlinter"]["contracts"]
+    forbidden = {m for c in contracts if c["source_modules"] == [folder] for m in c["forbidden_modules"]}
+    allowed = may_import(folder)
+    for other in set(CODE_FOLDERS) - {folder}:
+        if other in allowed:
+            assert not any(is_below(module, other) for module in forbidden)
+        elif any(is_below(module, other) for module in allowed):
+            assert any(is_below(module, other) for module in forbidden)
+            assert not {m for m in forbidden if any(is_below(m, a) or is_below(a, m) for a in allowed)}
+        else:
+            assert other in forbidden
+
+
+def test_every_vllm_import_is_in_its_adapter() -> None:
+    users = [
+        name
+        for name in tracked()
+        if name.partition("/")[0] in CODE_FOLDERS
+        and name.endswith(".py")
+        and re.search(r"^\s*(from|import) vllm\b", read(name), re.MULTILINE)
+    ]
+    assert users == ["serving/vllm_adapter.py"]
+
+
+# Commands
+
+
+def make_targets() -> dict[str, str]:
+    """Target → its line of help."""
+    return dict(re.findall(r"^([a-z0-9-]+):.*## (.+)$", read("Makefile"), re.MULTILINE))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_make_target_named_exists_and_explains_itself(document: str) -> None:
+    named = {target for text in code(document) for target in re.findall(r"\bmake ([a-z0-9-]+)", text)}
+    assert named <= set(make_targets())
+
+
+def test_readme_names_the_two_commands_a_newcomer_needs() -> None:
+    named = {target for text in code("README.md") for target in re.findall(r"\bmake ([a-z0-9-]+)", text)}
+    assert {"serve", "test"} <= named
+
+
+def test_every_target_that_is_no_file_is_phony_and_helps() -> None:
+    (phony,) = re.findall(r"^\.PHONY: (.+)$", read("Makefile"), re.MULTILINE)
+    assert set(phony.split()) == set(make_targets())
+
+
+def commands_named() -> set[tuple[str, ...]]:
+    """(package, command) of every `python -m` in the documents; the ledger's with its action."""
+    pattern = re.compile(r"python -m (serving|models|benchmarks) (ledger [a-z-]+|[a-z-]+)")
+    found = {match for document in DOCUMENTS for text in code(document) for match in pattern.findall(text)}
+    return {(package, *command.split()) for package, command in found}
+
+
+@pytest.mark.parametrize("command", sorted(commands_named()), ids=" ".join)
+def test_every_command_named_can_be_asked_for_help(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    package, *words = command
+    with pytest.raises(SystemExit) as end:
+        MAINS[package]([*words, "--help"])
+    assert end.value.code == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_commands_are_named_at_all() -> None:
+    assert {
+        ("serving", "serve"),
+        ("serving", "ask"),
+        ("models", "fetch"),
+        ("benchmarks", "gateway"),
+    } <= commands_named()
+
+
+def test_ci_runs_what_the_readme_tells_a_newcomer_to_run() -> None:
+    assert "make test" in read(".ci/run").splitlines()
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+
+
+# Words
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, "CHANGELOG.md"])
+def test_every_link_and_file_named_is_there(document: str) -> None:
+    text = read(document)
+    here = (ROOT / document).parent
+    links = re.findall(r"\]\(([^)#:]+)\)", text)
+    files = [
+        name
+        for span in code(document)
+        for name in re.findall(r"^[\w.-]+(?:/[\w.-]+)*/[\w-]+\.(?:py|yaml|txt|md)$", span)
+    ]
+    for name in [*links, *files]:
+        assert (here / name).exists() or (ROOT / name).exists(), f"{document} names {name}"
+
+
+def test_changelog_has_what_is_not_released_yet() -> None:
+    first, *_ = re.findall(r"^## (.+)$", read("CHANGELOG.md"), re.MULTILINE)
+    assert first == "[Unreleased]"
+    assert table_of_changes(), "nothing to tell"
+
+
+def table_of_changes() -> list[str]:
+    """The entries of the unreleased section."""
+    section = read("CHANGELOG.md").partition("## [Unreleased]")[2].partition("\n## ")[0]
+    return re.findall(r"^- .+", section, re.MULTILINE)
+
+
+MACHINE_PATHS = [f"/{folder}/" for folder in ("work", "root", "home")]
+REGISTRIES = [".".join(name) for name in (("pypi", "org"), ("pythonhosted", "org"), ("npmjs", "org"), ("crates", "io"))]
+
+
+@pytest.mark.parametrize("word", [*MACHINE_PATHS, *REGISTRIES])
+def test_no_file_names_a_machine_or_a_registry(word: str) -> None:
+    """A path of somebody's machine or a registry's host works nowhere else."""
+    pattern = re.compile(rf"(?<![\w.]){re.escape(word)}".encode() if word.startswith("/") else re.escape(word).encode())
+    assert [name for name in tracked() if pattern.search((ROOT / name).read_bytes())] == []
