@@ -99,7 +99,7 @@ class FrontierRateLimited(StackError):
 
 
 class FrontierRejected(StackError):
-    """The provider said the request itself is wrong (400, 403, 404, 413, 422); passed on, never retried."""
+    """The provider said the request itself is wrong; its 400, 404, 413 or 422 is passed on, never retried."""
 
     status, type, code = 400, "invalid_request_error", "frontier_rejected"
 
