@@ -144,7 +144,7 @@ async def gateway(
     config = journey_config(tmp_path, upstream, **sections)
     tier1, router = tier1 or ScriptedTier1(), router or ScriptedRouter()
     stack = build_stack(config, tier1, router, WordTokenizer())
-    with socket.socket() as listener:
+    with socket.socket(proto=socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         server = uvicorn.Server(
