@@ -13,6 +13,8 @@ from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
+os.environ.setdefault("RAY_worker_niceness", "0")
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # keep to loopback, as the stack does
 
 import ray
 from ray import serve
@@ -47,10 +49,17 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """The name Ray Serve looks for."""
-        return self._answer
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await self._answer(scope, receive, send)
+
+        return app  # a function: uvicorn would take a bound method for an ASGI 2 application
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
+            for phase in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{phase}.complete"})
             return
         raw = b""
         while True:

@@ -55,12 +55,12 @@ def run(args: argparse.Namespace) -> int:
     else:
         with (
             process([sys.executable, "-m", "benchmarks.floor", str(FLOOR_PORT)], f"http://127.0.0.1:{FLOOR_PORT}/one"),
-            process([sys.executable, "-m", "serving", "serve", NOOP_PROFILE], f"{NOOP_URL}/readyz") as stack,
+            process([sys.executable, "-m", "serving", "serve", NOOP_PROFILE], f"{NOOP_URL}/healthz") as stack,
         ):
             result["rows"] += asyncio.run(compare_floor(args))
             result["memory_bytes"] = gateway_memory(stack.pid)
     print_rows(result["rows"])
-    if "memory_bytes" in result:
+    if result.get("memory_bytes") is not None:
         print(f"\ngateway process, resident: {result['memory_bytes'] / 2**20:.0f} MiB")
     document = json.dumps(result)
     if args.out:
@@ -116,7 +116,10 @@ async def measure(args: argparse.Namespace, targets: dict[str, tuple[str, dict[s
                     requests=args.concurrency * 4,
                     concurrency=args.concurrency,
                 )
-                failed[name] += sum(s.error is not None for s in (*whole, *streamed, *loaded))
+                errors = [s.error for s in (*whole, *streamed, *loaded) if s.error is not None]
+                failed[name] += len(errors)
+                if errors:
+                    bar.write(f"{name}: {errors[0]}", file=sys.stderr)
                 if number:
                     rounds[name].append(round_numbers(whole, streamed, loaded, wall_s))
                 bar.update()
@@ -218,7 +221,7 @@ def process(command: list[str], url: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 async def until_up(child: subprocess.Popen[bytes], url: str) -> None:
-    """Poll until the URL answers with anything below 500."""
+    """Poll until the URL answers 200; a proxy without its application says 404."""
     give_up = time.perf_counter() + START_TIMEOUT_S
     async with new_session(5) as session:
         while time.perf_counter() < give_up:
@@ -226,7 +229,7 @@ async def until_up(child: subprocess.Popen[bytes], url: str) -> None:
                 raise SystemExit(f"{' '.join(child.args)} ended with status {child.returncode}")  # type: ignore[arg-type]
             with contextlib.suppress(Exception):
                 async with session.get(url) as reply:
-                    if reply.status < 500:
+                    if reply.status == 200:
                         return
             await asyncio.sleep(0.25)
     raise SystemExit(f"{url} did not answer within {START_TIMEOUT_S} s")

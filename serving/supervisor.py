@@ -53,6 +53,10 @@ class Steps:
         self._bar.update()
         self._describe()
 
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        self._bar.write(line, file=sys.stderr)
+
     def refresh(self) -> None:
         """Move the clock."""
         self._bar.refresh()
@@ -120,7 +124,8 @@ def running_stack(config: StackConfig, interrupted: Callable[[], bool] = lambda:
             steps.refresh()
             time.sleep(POLL_S)
         if not interrupted():
-            first_token(url)
+            for warning in first_token(url):
+                steps.say(warning)
             steps.done("a token from every tier")
             steps.close()
         yield url
@@ -155,11 +160,17 @@ def deployed(name: str) -> Callable[[], bool]:
     return ready
 
 
-def first_token(url: str) -> None:
-    """Ask the gateway to have every tier generate a token. Raises StartFailed naming the tiers that cannot."""
+def first_token(url: str) -> list[str]:
+    """Ask the gateway to have every tier generate a token; the lines to warn with.
+
+    Raises StartFailed when one of our own engines cannot. A frontier that does not answer now may do so in a minute:
+    the stack starts, answers from tier 1, and says so.
+    """
     reply = httpx.get(f"{url}/readyz", timeout=120)
-    if reply.status_code != httpx.codes.OK:
-        raise StartFailed(f"the stack is up but not ready: {reply.text}")
+    failed = {name: state for name, state in reply.json()["tiers"].items() if state != "ok"}
+    if own := {name: state for name, state in failed.items() if name != "frontier"}:
+        raise StartFailed(f"the stack is up but its engines are not ready: {own}")
+    return [f"warning: {name} does not answer ({state}); see /readyz" for name, state in failed.items()]
 
 
 @contextmanager
