@@ -22,9 +22,9 @@ CHAT, COMPLETIONS, MODEL = "/v1/chat/completions", "/v1/completions", "/v1/model
 EXAMPLES: dict[tuple[str, GenerationMode], int] = {
     (CHAT, GenerationMode.POSITIVE): 500,
     (CHAT, GenerationMode.NEGATIVE): 250,
-    (COMPLETIONS, GenerationMode.POSITIVE): 550,
-    (COMPLETIONS, GenerationMode.NEGATIVE): 400,
-    (MODEL, GenerationMode.POSITIVE): 300,
+    (COMPLETIONS, GenerationMode.POSITIVE): 1500,
+    (COMPLETIONS, GenerationMode.NEGATIVE): 1000,
+    (MODEL, GenerationMode.POSITIVE): 1750,
     ("/v1/models", GenerationMode.POSITIVE): 1,
     ("/healthz", GenerationMode.POSITIVE): 1,
     ("/readyz", GenerationMode.POSITIVE): 1,
@@ -36,8 +36,8 @@ KNOWN: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     CHAT: {"model": MODELS, "messages": st.just([{"role": "user", "content": "hello there"}])},
     COMPLETIONS: {"model": MODELS, "prompt": st.just("once upon a time")},
 }
-LEAST_CASES = 2000
-LEAST_ANSWERED = 100
+LEAST_CASES = 5000
+LEAST_ANSWERED = 200
 BUG = re.compile(r"Traceback|internal_error|File \\?\"|\.py\b")
 
 
