@@ -23,11 +23,11 @@ $(STAMP): deploy/locks/cpu.txt deploy/locks/torch-cpu.txt
 	@started=$$(date +%s); \
 	$(PIP) -q -r deploy/locks/torch-cpu.txt 2>/dev/null \
 	  || { echo "no CPU build of torch on offer: installing the plain one with its libraries"; $(BIN)/python -m pip install -q torch==2.13.0; }; \
-	$(PIP) --progress-bar on -r deploy/locks/cpu.txt | grep -E '^(Downloading|Installing|Successfully|ERROR)' | cut -c1-110; \
+	$(PIP) --progress-bar on -r deploy/locks/cpu.txt 2>&1 | grep -E '^(Downloading|Installing|Successfully|ERROR)' | cut -c1-110; \
 	$(BIN)/python -c 'import torch, vllm, ray' && echo "installed in $$(( $$(date +%s) - started )) s" && touch $@
 
 weights: $(STAMP) ## fetch, verify and convert the embedded models
-	@$(BIN)/python -m models fetch embedded
+	@$(BIN)/python -m models fetch all
 
 serve: weights ## start router, tier 1, stand-in frontier and gateway; Ctrl-C stops everything
 	@$(BIN)/python -m serving serve $(PROFILE)
