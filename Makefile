@@ -49,7 +49,7 @@ unit: $(STAMP) ## unit and journey tests: no engine, a few minutes
 	@$(BIN)/python -m pytest -m "not e2e and not gpu" -q
 
 e2e: weights ## end-to-end tests on real vLLM engines on Ray Serve
-	@$(BIN)/python -m pytest -m e2e -q --ignore tests/e2e/test_stack.py
+	@$(BIN)/python -m pytest -m e2e -q tests/e2e --ignore tests/e2e/test_stack.py
 	@$(BIN)/python -m pytest -m e2e -q tests/e2e/test_stack.py  # apart: two stacks at once would not fit into memory
 
 bench: weights ## throughput and latency runs against a stack it starts itself
