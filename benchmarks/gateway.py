@@ -171,8 +171,8 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
         if None in (floor["e2e_p50_s"], ours["e2e_p50_s"], floor["throughput_rps"], ours["throughput_rps"]):
             continue
         print(
-            f"{ours['target']} over {floor['target']}: +{(ours['e2e_p50_s'] - floor['e2e_p50_s']) * 1000:.2f} ms p50, "
-            f"+{(ours['e2e_p99_s'] - floor['e2e_p99_s']) * 1000:.2f} ms p99, "
+            f"{ours['target']} over {floor['target']}: {(ours['e2e_p50_s'] - floor['e2e_p50_s']) * 1000:+.2f} ms p50, "
+            f"{(ours['e2e_p99_s'] - floor['e2e_p99_s']) * 1000:+.2f} ms p99, "
             f"throughput x{ours['throughput_rps'] / floor['throughput_rps']:.3f}"
         )
 
