@@ -59,7 +59,7 @@ golden: $(STAMP) ## rewrite the golden files; review the diff
 	@TIERWISE_GOLDEN=1 $(BIN)/python -m pytest -q -m "not e2e and not gpu" -k golden
 
 lock: ## resolve pyproject.toml into deploy/locks/cpu.txt again (needs uv)
-	uv pip compile -q pyproject.toml --extra cpu --extra train --extra dev --python-version 3.11 \
+	uv pip compile -q pyproject.toml --extra cpu --extra train --extra otel --extra dev --python-version 3.11 \
 	  --python-platform x86_64-manylinux_2_28 --overrides deploy/locks/overrides.txt --overrides deploy/locks/overrides-cpu.txt \
 	  --no-emit-package torch --no-emit-find-links --generate-hashes --no-header --no-annotate -o deploy/locks/cpu.txt
 
