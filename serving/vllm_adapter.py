@@ -1,4 +1,4 @@
-"""Everything Tierwise takes from vLLM, in one file: an upgrade fails here and in its contract test, nowhere else.
+"""Everything Tierwise takes from vLLM but its errors (vllm_errors.py): an upgrade fails here and in the contract tests.
 
 vLLM's own serving objects render answers (templates, tools, JSON schema, logprobs, usage). Between them and its engine
 sits `WatchedEngine`, which lets every output through and notes what the gate needs to see: text, logprobs, counts.
@@ -10,10 +10,8 @@ from argparse import Namespace
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import Any, Self
 
-from pydantic import ValidationError
 from starlette.datastructures import State
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -22,38 +20,23 @@ from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
-from vllm.exceptions import GracefulHTTPError, VLLMClientError, VLLMServerError, VLLMValidationError
 from vllm.inputs.engine import tokens_input
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+from vllm.v1.engine.exceptions import EngineGenerateError
 from vllm.v1.metrics.loggers import StatLoggerBase
 from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 
 from routing.schema import Api, Usage
-from serving.errors import ContextLengthExceeded, InvalidRequest, QueueFull, StackError
+from serving.errors import ContextLengthExceeded, InvalidRequest, StackError
 from serving.framing import Evidence, Step
+from serving.vllm_errors import raise_refusal, translate
 
-BUSY_RETRY_AFTER_S = 1.0
 SSE_PREFIX = "data: "
 SSE_END = "[DONE]"
 ABORTED = "abort"  # finish reason of a request that vLLM itself dropped; no client may take it for an answer
-TOO_LONG = frozenset({"input_tokens", "input_text"})  # `parameter` of vLLM's context length errors
-
-# Foreign exception -> ours; the first row that matches. Whatever is not listed is the engine's failure: the cascade
-# escalates it. ValueError, TypeError and NotImplementedError are how vLLM refuses parameters where it has not moved to
-# its own hierarchy yet; inside the engine they arrive wrapped as EngineGenerateError (a VLLMServerError).
-REFUSALS: tuple[tuple[type[Exception], type[StackError]], ...] = (
-    (GracefulHTTPError, QueueFull),
-    (VLLMClientError, InvalidRequest),
-    (ValidationError, InvalidRequest),
-    (ValueError, InvalidRequest),
-    (TypeError, InvalidRequest),
-    (OverflowError, InvalidRequest),
-    (NotImplementedError, InvalidRequest),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,31 +408,3 @@ def openai_body(response: Any) -> dict[str, Any]:
         if "message" in choice:
             choice["message"].setdefault("content", None)
     return body
-
-
-def raise_refusal(result: Any) -> Any:
-    """Pass a result through; an ErrorResponse becomes the exception vLLM had before it was rendered."""
-    if not isinstance(result, ErrorResponse):
-        return result
-    error = result.error
-    if error.code == HTTPStatus.SERVICE_UNAVAILABLE:
-        raise GracefulHTTPError(error.message, HTTPStatus.SERVICE_UNAVAILABLE)
-    if error.code >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        raise VLLMServerError(error.message)
-    raise VLLMValidationError(error.message, parameter=error.param)
-
-
-def translate(error: Exception, failed: type[StackError]) -> StackError:
-    """Our error for one of vLLM's; `failed` is what it means when the request is not to blame."""
-    ours = next((ours for theirs, ours in REFUSALS if isinstance(error, theirs)), failed)
-    if ours is QueueFull:
-        return QueueFull(str(error), retry_after_s=BUSY_RETRY_AFTER_S)
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_input=False)[0]
-        return InvalidRequest(first["msg"], param=".".join(str(part) for part in first["loc"]) or None)
-    if ours is InvalidRequest:
-        param = getattr(error, "parameter", None)
-        message = error.args[0] if error.args else type(error).__name__
-        return (ContextLengthExceeded if param in TOO_LONG else InvalidRequest)(str(message), param=param)
-    reason = "the engine is dead" if isinstance(error, EngineDeadError) else str(error) or type(error).__name__
-    return failed(f"vLLM failed: {reason}")
