@@ -1,4 +1,4 @@
-"""Commands: serve the stack, check a configuration, ask one question, read the ledger, make an API key."""
+"""Commands: serve the stack, check a configuration, ask one question, read the ledger, report, make an API key."""
 
 import argparse
 import contextlib
@@ -75,6 +75,15 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--until", help="first moment no longer exported, ISO 8601 UTC")
     command.add_argument("--config", default=DEFAULT_PROFILE, type=Path, help=f"profile ({DEFAULT_PROFILE})")
     command.set_defaults(run=run_ledger_export)
+
+    command = commands.add_parser("report", help="what the stack saved against the frontier alone, from the ledger")
+    command.add_argument("--since", help="first moment, ISO 8601 UTC (the first request)")
+    command.add_argument("--until", help="first moment no longer counted, ISO 8601 UTC")
+    command.add_argument("--tenant", help="only this tenant")
+    command.add_argument("--kernel-speedup", type=float, help="engine seconds without / with kernel options, measured")
+    command.add_argument("--json", action="store_true", help="print the report as one JSON document")
+    command.add_argument("--config", default=DEFAULT_PROFILE, type=Path, help=f"profile ({DEFAULT_PROFILE})")
+    command.set_defaults(run=run_report)
 
     command = commands.add_parser(
         "new-key", help="make an API key: the key once, and its hashed entry for the keys file"
@@ -178,6 +187,29 @@ def run_ledger_export(args: argparse.Namespace) -> int:
         raise  # the reader of standard output left; see main
     except OSError as error:
         raise ConfigInvalid(f"cannot write {args.out}: {error.strerror}") from error
+    return 0
+
+
+def run_report(args: argparse.Namespace) -> int:
+    """Compute the savings of a range and print them."""
+    from routing.savings import SavingsConfig
+    from serving.config import load_config
+    from serving.ledger.reader import LedgerReader
+    from serving.report.read import savings_report
+    from serving.report.table import render
+
+    speedup = args.kernel_speedup
+    if speedup is not None and speedup < 1:
+        raise ConfigInvalid(f"--kernel-speedup is {speedup:g}: seconds without / with the options, so 1 or more")
+    report = savings_report(
+        LedgerReader(load_config(args.config).ledger),
+        SavingsConfig(kernel_speedup=speedup),
+        args.since,
+        args.until,
+        args.tenant,
+        show_progress=sys.stderr.isatty(),
+    )
+    print(report.model_dump_json(indent=2) if args.json else render(report), end="\n" if args.json else "")
     return 0
 
 

@@ -79,6 +79,12 @@ class LedgerReader:
             after = or_(requests.c.at > at, requests.c.request_id > request_id)
             where = [*_range(at, until, tenant), after]
 
+    def count(self, since: Instant | None = None, until: Instant | None = None, tenant: str | None = None) -> int:
+        """How many requests began in since <= at < until."""
+        with self._connect() as connection:
+            n = connection.execute(select(func.count()).select_from(requests).where(*_range(since, until, tenant)))
+            return int(n.scalar_one())
+
     def latest(self, n: int, tenant: str | None = None) -> list[RequestRecord]:
         """The n requests that began last, oldest first."""
         return self._page(_range(None, None, tenant), newest_first=True, limit=n)[::-1]

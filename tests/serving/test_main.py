@@ -260,6 +260,15 @@ async def test_rows_of_a_journey_are_tailed_and_exported(
     assert row.request_id in out.read_text("utf-8")
 
 
+def test_report_prints_what_was_saved_as_text_or_json(profile: Path, capsys: Captured) -> None:
+    assert main(["report", "--config", str(profile)]) == 0
+    assert capsys.readouterr().out.startswith("3 requests, 2026-03-01T12:00:00")
+    assert main(["report", "--json", "--tenant", "green", "--config", str(profile)]) == 0
+    assert json.loads(capsys.readouterr().out)["total"]["requests"] == 1
+    assert main(["report", "--kernel-speedup", "0.5", "--config", str(profile)]) == 2
+    assert "--kernel-speedup is 0.5" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
