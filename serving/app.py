@@ -16,6 +16,9 @@ from serving.frontier.client import FrontierClient
 from serving.idempotency import IdempotencyStore
 from serving.ingress import Stack, Tokenizer, build_app
 from serving.keys import KeyRing, load_or_make_secret
+from serving.learning.feedback import FeedbackDesk
+from serving.learning.sampler import Sampler
+from serving.ledger.lessons import LessonStore
 from serving.ledger.writer import Ledger
 from serving.loopback import keep_replica_on_loopback
 from serving.telemetry import Telemetry
@@ -32,9 +35,22 @@ def build_stack(config: StackConfig, tier1: DraftEngine, router: RouterModel | N
     telemetry = Telemetry(config.hash, ledger)
     frontier = FrontierClient(config.frontier, observer=telemetry, count_tokens=tokenizer.count)
 
+    lessons = LessonStore(config.ledger)
+    sampler = Sampler(
+        config.learning,
+        lessons=lessons,
+        ledger=ledger,
+        frontier=frontier,
+        cost=config.cost,
+        count_tokens=tokenizer.count,
+        observer=telemetry,
+    )
+
     async def close() -> None:
+        await sampler.aclose()
         await frontier.aclose()
         await asyncio.to_thread(ledger.close)
+        lessons.close()
 
     return Stack(
         tiers=Tiers(router=router, tier1=tier1, frontier=frontier),
@@ -49,6 +65,8 @@ def build_stack(config: StackConfig, tier1: DraftEngine, router: RouterModel | N
         config_hash=config.hash,
         telemetry=telemetry,
         idempotency=IdempotencyStore(config.idempotency),
+        sampler=sampler,
+        feedback=FeedbackDesk(config.learning, ledger, lessons),
         close=close,
     )
 

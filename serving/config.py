@@ -27,6 +27,7 @@ from serving.frontier.config import FrontierConfig
 from serving.hold import DraftConfig
 from serving.idempotency import IdempotencyConfig
 from serving.ingress import GatewayConfig
+from serving.learning.config import LearningConfig
 from serving.ledger.config import LedgerConfig
 from serving.release import ReleaseConfig
 from serving.standin import StandinConfig
@@ -52,6 +53,7 @@ class StackConfig(Record):
     cost: CostConfig = CostConfig()
     ledger: LedgerConfig
     idempotency: IdempotencyConfig = IdempotencyConfig()
+    learning: LearningConfig = LearningConfig()
 
     @model_validator(mode="after")
     def _judge_needs_a_router(self) -> "StackConfig":

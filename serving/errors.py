@@ -11,6 +11,7 @@ StackError
 ├── Conflict                  409  an idempotency key in use
 ├── ClientGone                499  left before its request was complete; nobody reads the answer
 ├── QueueFull                 429  this stack is full; retry_after_s
+├── TenantLimited             429  this tenant has had its share; retry_after_s
 ├── FrontierRateLimited       429  every provider is; retry_after_s
 ├── FrontierRejected          4xx  the provider refused the request itself; not retried
 ├── FrontierUnavailable       503  no provider could answer
@@ -90,6 +91,11 @@ class ClientGone(StackError):
 
 class QueueFull(StackError):
     status, type, code = 429, "rate_limit_error", "queue_full"
+    retryable = True
+
+
+class TenantLimited(StackError):
+    status, type, code = 429, "rate_limit_error", "tenant_limited"
     retryable = True
 
 

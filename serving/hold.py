@@ -107,6 +107,7 @@ class GatedDraft:
             trace.verdict = await self._rule()
             if not trace.verdict.accepted:
                 booking.outcome = AttemptOutcome.REJECTED
+                trace.rejected_text = self._watch.evidence().choices[0].text
                 return
             booking.outcome = None  # until the last frame has left: the client may leave before
             for frame in self._held:

@@ -40,6 +40,8 @@ from serving.errors import (
 from serving.idempotency import HEADER as IDEMPOTENCY_HEADER
 from serving.idempotency import IdempotencyStore, Replay, Token
 from serving.keys import KeyRing, Principal, tenant_salt
+from serving.learning.feedback import FeedbackBody, FeedbackDesk
+from serving.learning.sampler import Sampler
 from serving.ledger.writer import Ledger
 from serving.openai_schema import (
     ChatCompletionBody,
@@ -107,6 +109,8 @@ class Stack:
     config_hash: str
     telemetry: Telemetry
     idempotency: IdempotencyStore
+    sampler: Sampler
+    feedback: FeedbackDesk
     close: Callable[[], Awaitable[None]]
     probes: dict[str, tuple[float, str | None]] = field(default_factory=dict)
     probe_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -122,6 +126,7 @@ def build_app(stack: Stack) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
+        stack.sampler.start()
         yield
         await stack.close()
 
@@ -141,6 +146,13 @@ def build_app(stack: Stack) -> FastAPI:
     async def completions(request: Request) -> Response:
         """Continue one prompt."""
         return await complete(stack, request, Api.COMPLETIONS)
+
+    @app.post("/v1/feedback", openapi_extra={"requestBody": request_body_openapi(FeedbackBody)})
+    async def feedback(request: Request) -> JSONResponse:
+        """Say of one of your requests whether its answer was good, or what it should have been."""
+        principal = stack.keys.authenticate(request.headers.get("authorization"))
+        raw = await read_body(request, stack.gateway.max_body_bytes)
+        return JSONResponse(await stack.feedback.take(raw, principal.tenant))
 
     @app.get("/v1/models")
     async def models(request: Request) -> JSONResponse:
@@ -200,7 +212,10 @@ async def complete(stack: Stack, request: Request, api: Api) -> Released:
             config=stack.release,
         )
     trace = RequestTrace(call, stack.config_hash, stack.cost, started=arrived)
-    frames = answer(call, stack.tiers, trace, stack.settle, stack.sections)
+    watched = stack.sampler.begin(call)
+    settle = stack.settle if watched is None else watched.settling(stack.settle)
+    frames = answer(call, stack.tiers, trace, settle, stack.sections)
+    frames = frames if watched is None else watched.frames(frames, trace)
     return Released(
         frames if claim is None else kept(frames, claim),
         stream=call.stream,

@@ -6,7 +6,7 @@ fields are refused too: a parameter that is silently ignored reads to the caller
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, Tag, ValidationError
+from pydantic import BaseModel, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from routing.schema import Record, RequestedModel
@@ -226,7 +226,7 @@ def to_call_body(body: ChatCompletionBody | CompletionBody) -> dict[str, Any]:
     return _chat_call(body) if isinstance(body, ChatCompletionBody) else _completion_call(body)
 
 
-def request_body_openapi(model: type[ChatCompletionBody] | type[CompletionBody]) -> dict[str, Any]:
+def request_body_openapi(model: type[BaseModel]) -> dict[str, Any]:
     """The `requestBody` of an OpenAPI operation whose handler reads the bytes itself; references are inlined."""
     schema = model.model_json_schema()
     return {

@@ -11,9 +11,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from routing.schema import RequestRecord, Tier
+from routing.schema import Attempt, RequestRecord, Tier
 from serving.frontier.breaker import BreakerState
 from serving.frontier.errors import Reason
+from serving.learning.sampler import SampleEvent
 from serving.ledger.writer import Ledger
 from serving.tiers import EngineStats
 
@@ -55,6 +56,7 @@ class Telemetry:
         self.breaker_open = gauge("tierwise_breaker_open", "1 while a provider's breaker is not closed", ["provider"])
         self.engine = gauge("tierwise_engine", "Load of a replica of our own, when scraped", ["tier", "quantity"])
         self.in_flight = gauge("tierwise_in_flight_requests", "Requests being answered")
+        self.samples = counter("tierwise_samples", "Requests kept or shadowed to learn from", ["event"])
         self.refused = counter("tierwise_refused", "Requests refused because this process was full")
         gauge("tierwise_config_info", "The running configuration", ["hash"]).labels(config_hash).set(1)
         if ledger is not None:
@@ -83,15 +85,23 @@ class Telemetry:
         if row.baseline_cost_usd is not None:
             self.baseline.inc(row.baseline_cost_usd)
         for attempt in row.attempts:
-            self.attempts.labels(attempt.kind, attempt.outcome, attempt.error or "none").inc()
-            if attempt.usage is not None:
-                self.tokens.labels(attempt.kind, "input").inc(attempt.usage.input_tokens)
-                self.tokens.labels(attempt.kind, "cached").inc(attempt.usage.cached_tokens or 0)
-                self.tokens.labels(attempt.kind, "output").inc(attempt.usage.output_tokens)
-            if attempt.cost_usd is None and attempt.price_source is None:
-                self.unpriced.labels(attempt.kind).inc()
-            elif attempt.cost_usd is not None:
-                self.cost.labels(attempt.kind).inc(attempt.cost_usd)
+            self.observe_attempt(attempt)
+
+    def observe_attempt(self, attempt: Attempt) -> None:
+        """Count one settled attempt; a shadow's is settled after its request."""
+        self.attempts.labels(attempt.kind, attempt.outcome, attempt.error or "none").inc()
+        if attempt.usage is not None:
+            self.tokens.labels(attempt.kind, "input").inc(attempt.usage.input_tokens)
+            self.tokens.labels(attempt.kind, "cached").inc(attempt.usage.cached_tokens or 0)
+            self.tokens.labels(attempt.kind, "output").inc(attempt.usage.output_tokens)
+        if attempt.cost_usd is None and attempt.price_source is None:
+            self.unpriced.labels(attempt.kind).inc()
+        elif attempt.cost_usd is not None:
+            self.cost.labels(attempt.kind).inc(attempt.cost_usd)
+
+    def sample(self, event: SampleEvent) -> None:
+        """See serving.learning.sampler.SamplerObserver."""
+        self.samples.labels(event).inc()
 
     def try_failed(self, provider: str, reason: Reason) -> None:
         """See serving.frontier.client.FrontierObserver."""

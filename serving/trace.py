@@ -85,6 +85,7 @@ class RequestTrace:
     held_since: float | None = None
     released: float | None = None
     degraded: bool = False
+    rejected_text: str | None = None  # of a complete draft that the gate refused; in no row, for the sampler alone
     outcome: RequestOutcome | None = None
     status: int = 200
     error: str | None = None

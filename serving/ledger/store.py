@@ -100,7 +100,7 @@ class Store:
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
                 command.upgrade(migrations(connection), revision)
         except Exception as error:  # alembic raises its own kinds too, e.g. for a schema newer than this code
-            raise StorageDown(_reason(error)) from error
+            raise StorageDown(reason_of(error)) from error
 
     def probe(self) -> None:
         """Reach the tables. Raises StorageDown."""
@@ -108,7 +108,7 @@ class Store:
             with self._engine.begin() as connection:
                 connection.execute(select(requests.c.request_id).limit(1))
         except Exception as error:
-            raise StorageDown(_reason(error)) from error
+            raise StorageDown(reason_of(error)) from error
 
     def insert(self, records: Sequence[RequestRecord]) -> None:
         """Write these requests and their attempts in one transaction, all or none; those already there are left alone.
@@ -126,15 +126,15 @@ class Store:
         except Exception as error:
             bound_badly = isinstance(error, StatementError) and not isinstance(error, DBAPIError)
             if bound_badly or isinstance(error, _BAD_ROW):
-                raise RowRefused(_reason(error)) from error
-            raise StorageDown(_reason(error)) from error
+                raise RowRefused(reason_of(error)) from error
+            raise StorageDown(reason_of(error)) from error
 
     def dispose(self) -> None:
         """Close the connections."""
         self._engine.dispose()
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """One line without the statement's parameters, which hold users' data."""
     cause = error.orig if isinstance(error, StatementError) and error.orig is not None else error
     first_line = (str(cause).splitlines() or [""])[0]

@@ -1,4 +1,4 @@
-"""The two tables of the ledger. Numbers are numbers; JSON only where the set of keys is the business of others."""
+"""The tables of the ledger. Numbers are numbers; JSON only where the set of keys is the business of others."""
 
 from datetime import UTC, datetime
 
@@ -106,4 +106,38 @@ attempts = Table(
     Column("replica_id", Text),
     Column("cost_usd", Double),
     Column("price_source", Text),
+)
+
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("request_id", Text, primary_key=True),
+    Column("at", UtcInstant, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("rating", Integer),  # 1, -1, or NULL for a correction alone
+    Column("correction", Text),
+    Index("ix_feedback_tenant_at", "tenant", "at"),
+)
+
+samples = Table(
+    "samples",  # the one table with texts: redacted, of tenants that did not opt out, pruned by age
+    metadata,
+    Column("request_id", Text, primary_key=True),
+    Column("at", UtcInstant, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("category", Text, nullable=False),
+    Column("session_id", Text),
+    Column("source", Text, nullable=False),
+    Column("messages", JSON(none_as_null=True), nullable=False),
+    Column("response_format", JSON(none_as_null=True)),
+    Column("tier1_output", Text),
+    Column("frontier_output", Text),
+    Column("tier1_quality", Double),
+    Column("frontier_quality", Double),
+    Column("grader", Text),
+    Column("tier1_model", Text),
+    Column("frontier_model", Text),
+    Column("config_hash", Text, nullable=False),
+    Index("ix_samples_at", "at", "request_id"),
+    Index("ix_samples_tenant_at", "tenant", "at"),
 )

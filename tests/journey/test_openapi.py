@@ -18,13 +18,16 @@ from routing.schema import RequestedModel
 from tests.journey.gateway import Gateway
 
 CHAT, COMPLETIONS, MODEL = "/v1/chat/completions", "/v1/completions", "/v1/models/{name}"
+FEEDBACK = "/v1/feedback"
 # Enough of each to reach past the door; the operations without input have one case.
 EXAMPLES: dict[tuple[str, GenerationMode], int] = {
     (CHAT, GenerationMode.POSITIVE): 500,
     (CHAT, GenerationMode.NEGATIVE): 250,
     (COMPLETIONS, GenerationMode.POSITIVE): 1500,
     (COMPLETIONS, GenerationMode.NEGATIVE): 1000,
-    (MODEL, GenerationMode.POSITIVE): 1750,
+    (MODEL, GenerationMode.POSITIVE): 1650,
+    (FEEDBACK, GenerationMode.POSITIVE): 50,
+    (FEEDBACK, GenerationMode.NEGATIVE): 50,
     ("/v1/models", GenerationMode.POSITIVE): 1,
     ("/healthz", GenerationMode.POSITIVE): 1,
     ("/readyz", GenerationMode.POSITIVE): 1,

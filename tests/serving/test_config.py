@@ -297,6 +297,7 @@ LEAVES: list[tuple[str, dict[str, Any]]] = [
     ("cost", {"engine_price_source": "rent"}),
     ("ledger", {"url": "sqlite:///other.sqlite3"}),
     ("idempotency", {"ttl_s": 1.0}),
+    ("learning", {"keep_texts_rate": 0.5}),
     ("tier1", {"model": "other"}),
 ]
 

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from routing.schema import RequestedModel, RequestOutcome, RequestRecord, Tier, Usage
 from serving.frontier.breaker import BreakerState
 from serving.frontier.errors import Reason
+from serving.learning.sampler import SampleEvent
 from serving.ledger.config import LedgerConfig
 from serving.ledger.writer import Ledger
 from serving.telemetry import Telemetry
@@ -111,6 +112,7 @@ def show_what_runs_beside_requests(telemetry: Telemetry, replica_id: str = "r0")
     """A provider's fault, its breaker, and the load of an engine."""
     telemetry.try_failed("acme", Reason.OVERLOADED)
     telemetry.breaker_changed("acme", BreakerState.OPEN)
+    telemetry.sample(SampleEvent.KEPT)
     telemetry.load(Tier.TIER1, EngineStats(replica_id, 3, 1, 0.5, 700, 1000, 800, 12.5))
 
 
