@@ -7,6 +7,7 @@ import sys
 # name: (module with add_arguments(parser) and run(args) -> exit status, one line of help)
 BENCHMARKS = {
     "quality": ("benchmarks.quality", "router and gate on graded pairs, beside every baseline"),
+    "tasks": ("benchmarks.tasks.command", "our own verifiable tasks: accuracy and cost of every way to choose a tier"),
     "gateway": ("benchmarks.gateway", "what our own code adds to Ray Serve and to an engine"),
     "replicas": ("benchmarks.replicas", "replica routing: a trace replayed under our policy and the published ones"),
 }

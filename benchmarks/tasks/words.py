@@ -1,0 +1,113 @@
+"""Work on words: sort, pick, count; lists that follow orders; short phrases in another language."""
+
+import random
+import re
+
+from benchmarks.tasks.task import Exact, Listing, Number, Question
+
+# Texts of words, split once: a list of 66 quoted words would take a page.
+_WORDS = tuple(
+    re.findall(
+        r"\w+",
+        "apple river stone cloud garden window bridge candle forest silver copper violet market engine pencil harbor"
+        " island meadow basket ladder mirror orange pepper rabbit saddle tunnel velvet walnut yellow zebra anchor"
+        " barrel cactus desert eagle fabric guitar hammer igloo jacket kettle lemon magnet needle oyster paddle"
+        " quartz rocket shadow tiger umbrella valley wagon acorn blanket cherry dragon ember feather glacier hollow"
+        " ivory jungle kitten lantern marble",
+    )
+)
+
+_SUBJECTS = ("animals", "fruits", "colours", "countries", "vegetables", "rivers", "sports", "professions", "cities",
+             "musical instruments", "tools", "trees", "languages", "planets", "metals", "pieces of furniture",
+             "parts of the body", "things in a kitchen", "birds", "kinds of cloth", "fish",
+             "insects", "flowers", "drinks", "desserts", "herbs", "spices", "vehicles", "board games",
+             "school subjects", "kinds of weather", "household appliances", "kinds of shoes", "gemstones", "mountains",
+             "islands", "capital cities", "dances", "kinds of bread", "farm animals")  # fmt: skip
+_SEPARATORS = ((";", "semicolons"), (",", "commas"))
+
+# English and Spanish; "|" between forms that are both right. Feminine nouns take "la", the others "el".
+_FEMININE = {
+    "house": "casa", "table": "mesa", "door": "puerta", "street": "calle", "flower": "flor", "moon": "luna",
+    "city": "ciudad", "shirt": "camisa", "window": "ventana", "apple": "manzana", "kitchen": "cocina", "chair": "silla",
+    "school": "escuela", "letter": "carta", "star": "estrella", "church": "iglesia", "bottle": "botella",
+    "spoon": "cuchara",
+}  # fmt: skip
+_MASCULINE = {
+    "book": "libro", "dog": "perro", "car": "coche|carro|auto", "tree": "árbol", "sun": "sol", "hat": "sombrero",
+    "shoe": "zapato", "cat": "gato", "horse": "caballo", "bread": "pan", "garden": "jardín", "river": "río",
+    "bridge": "puente", "train": "tren", "bird": "pájaro", "cheese": "queso", "knife": "cuchillo",
+}  # fmt: skip
+# The masculine form; "o" becomes "a" beside a feminine noun.
+_ADJECTIVES = {
+    "red": "rojo", "white": "blanco", "black": "negro", "yellow": "amarillo", "new": "nuevo", "old": "viejo|antiguo",
+    "small": "pequeño", "expensive": "caro", "beautiful": "hermoso|bonito|bello", "clean": "limpio", "green": "verde",
+    "blue": "azul", "big": "grande", "cold": "frío", "dirty": "sucio", "broken": "roto", "long": "largo",
+    "cheap": "barato",
+}  # fmt: skip
+
+
+def string(rng: random.Random, level: int) -> Question:
+    """1: capital letters, or the first or last word; 2: three sorted words."""
+    if level == 1:
+        words = rng.sample(_WORDS, 4)
+        shown = " ".join(words)
+        choice = rng.randrange(3)
+        if choice == 0:
+            # Graded without case: what fails is a word too many or too few.
+            return Question(f"Write the words in capital letters.\n\n{shown}", Exact(answers=(shown,)))
+        which, word = [("first", words[0]), ("last", words[-1])][choice - 1]
+        return Question(f"Which is the {which} word? Answer with the word only.\n\n{shown}", Exact(answers=(word,)))
+    words = rng.sample(_WORDS, 3)
+    return Question(
+        "Sort the words alphabetically. Answer with the words separated by commas and nothing else.\n\n"
+        f"{' '.join(words)}",
+        Exact(answers=(", ".join(sorted(words)),)),
+        max_tokens=20,
+    )
+
+
+def instruction(rng: random.Random, level: int) -> Question:
+    """1: so many things of a kind between marks; 2: one word so many times."""
+    n = rng.randint(3, 6)
+    mark, name = rng.choice(_SEPARATORS)
+    if level == 1:
+        return Question(
+            f"Name exactly {n} {rng.choice(_SUBJECTS)}, separated by {name} ({mark}). Answer with the list only, on one"
+            " line.",
+            Listing(n_items=n, separator=mark),
+            max_tokens=32,
+        )
+    word = rng.choice(_WORDS)
+    return Question(
+        f'Write the word "{word}" exactly {n} times, separated by commas. Answer with the words only.',
+        Exact(answers=(", ".join([word] * n),)),
+        max_tokens=32,
+    )
+
+
+def translation(rng: random.Random, level: int) -> Question:
+    """1: a noun with an adjective into Spanish."""
+    article, nouns = rng.choice((("la", _FEMININE), ("el", _MASCULINE)))
+    noun, adjective = rng.choice(list(nouns)), rng.choice(list(_ADJECTIVES))
+    forms = _ADJECTIVES[adjective].split("|")
+    if article == "la":
+        forms = [f"{form[:-1]}a" if form.endswith("o") else form for form in forms]
+    both = tuple(f"{article} {word} {form}" for word in nouns[noun].split("|") for form in forms)
+    return Question(
+        f"Translate into Spanish. Answer with the translation only.\n\nthe {adjective} {noun}",
+        Exact(answers=both),
+        max_tokens=16,
+    )
+
+
+def count(rng: random.Random, level: int) -> Question:
+    """1: how often a word occurs in a line."""
+    word, *others = rng.sample(_WORDS, 4)
+    n = rng.randint(1, 3)
+    line = [word] * n + [rng.choice(others) for _ in range(rng.randint(2, 4))]
+    rng.shuffle(line)
+    return Question(
+        f'How often does the word "{word}" occur in the line? Answer with the number only.\n\n{" ".join(line)}',
+        Number(value=n),
+        max_tokens=8,
+    )
