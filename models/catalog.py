@@ -11,6 +11,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from models.errors import CatalogInvalid, UnknownModel
+from routing.model_shape import ModelShape
 from routing.schema import Record
 
 CATALOG_PATH = Path(__file__).with_name("catalog.yaml")
@@ -61,10 +62,13 @@ class HubSource(Record):
 
     kind: Literal["hub"]
     repo: str = Field(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")
-    revision: str = Field(pattern=r"^[0-9a-f]{40}$", description="a commit, never a branch: a branch can move")
+    revision: str | None = Field(
+        pattern=r"^[0-9a-f]{40}$",
+        description="a commit, never a branch: a branch can move; null: whoever fetches has to name one",
+    )
 
     def __str__(self) -> str:
-        return f"hub ({self.repo} at {self.revision[:12]})"
+        return f"hub ({self.repo} at {(self.revision or 'no pinned commit')[:12]})"
 
 
 Source = Annotated[PathSource | RegistrySource | HubSource, Field(discriminator="kind")]
@@ -87,6 +91,7 @@ class CatalogModel(Record):
     profile: Literal["cpu", "gpu"] = Field(description="which profile's models `fetch all` counts it to")
     origin: str = Field(description="hub id of the weights as their authors published them")
     gguf: GgufFile | None = None
+    shape: ModelShape | None = Field(None, description="for `python -m serving plan` before the model is here")
     sources: tuple[Source, ...] = Field(min_length=1, description="in order of preference")
 
     @model_validator(mode="after")
@@ -96,7 +101,19 @@ class CatalogModel(Record):
             raise ValueError(f"{self.name}: two sources of one kind; the order between them would mean nothing")
         if self.gguf is None and kinds != ["hub"]:
             raise ValueError(f"{self.name}: without a gguf section the one possible source is the hub")
+        if self.gguf is not None and any(source.kind == "hub" and source.revision is None for source in self.sources):
+            raise ValueError(f"{self.name}: a GGUF file's hash is pinned, so is the commit it comes from")
         return self
+
+    def pinned(self, revision: str) -> "CatalogModel":
+        """The same model at this commit of the hub. Raises CatalogInvalid unless it is a commit."""
+        sources = [
+            source.model_dump() | ({"revision": revision} if source.kind == "hub" else {}) for source in self.sources
+        ]
+        try:
+            return CatalogModel.model_validate(self.model_dump() | {"sources": sources})
+        except ValidationError as error:
+            raise CatalogInvalid(f"{revision!r} is not a commit: 40 hexadecimal digits") from error
 
 
 class Catalog(Record):

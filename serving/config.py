@@ -24,6 +24,7 @@ from serving.cascade import CascadeConfig, Sections
 from serving.engine import EngineConfig
 from serving.errors import ConfigInvalid
 from serving.frontier.config import FrontierConfig
+from serving.hardware import HardwareConfig
 from serving.hold import DraftConfig
 from serving.idempotency import IdempotencyConfig
 from serving.ingress import GatewayConfig
@@ -54,6 +55,7 @@ class StackConfig(Record):
     ledger: LedgerConfig
     idempotency: IdempotencyConfig = IdempotencyConfig()
     learning: LearningConfig = LearningConfig()
+    hardware: HardwareConfig | None = None
 
     @model_validator(mode="after")
     def _judge_needs_a_router(self) -> "StackConfig":

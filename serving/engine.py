@@ -12,16 +12,16 @@ from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from ray import serve
 from ray.exceptions import RayTaskError
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
 from routing.cost import SharedClock
-from routing.schema import Api
+from routing.schema import Api, Record
 from serving.errors import QueueFull, RouterFailed, StackError, Tier1Failed
 from serving.framing import Framer
 from serving.leash import Leash
@@ -34,11 +34,34 @@ from serving.vllm_settings import VllmSettings
 QUEUE_RETRY_AFTER_S = 1.0
 
 
+class Autoscaling(Record):
+    """How many replicas Ray Serve runs, by the requests they are answering; `replicas` is not used then."""
+
+    min_replicas: int = Field(1, ge=0)
+    max_replicas: int = Field(ge=1)
+    target_ongoing_requests: float = Field(
+        gt=0, description="per replica; keep it under max_concurrent_requests, or queues grow before replicas do"
+    )
+    upscale_delay_s: float = Field(10, ge=0, description="load has to last that long")
+    downscale_delay_s: float = Field(600, ge=0, description="a model takes minutes to load: let go slowly")
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(f"min_replicas {self.min_replicas} is above max_replicas {self.max_replicas}")
+        return self
+
+
 class EngineConfig(VllmSettings):
     """One of our own engines on Ray Serve: how many replicas, how much they admit, when they are unhealthy."""
 
     engine: Literal["vllm", "noop"] = Field("vllm", description="noop: says nothing useful at once; for benchmarks")
+    noop_token_s: float = Field(0, ge=0, le=60, description="noop only: pause before each token")
     replicas: int = Field(1, ge=1)
+    autoscaling: Autoscaling | None = None
+    drain_s: float = Field(
+        20, gt=0, description="a replica that is replaced or scaled away may finish its requests for so long"
+    )
     max_queued_requests: int = Field(
         32,
         ge=1,
@@ -49,6 +72,23 @@ class EngineConfig(VllmSettings):
     health_period_s: float = Field(2.0, gt=0, description="how often a dead engine is looked for")
     probe_after_s: float = Field(15.0, gt=0, description="silence after which health means: generate one token")
     probe_timeout_s: float = Field(20.0, gt=0, description="an engine that cannot do that in time is unhealthy")
+
+    @property
+    def most_replicas(self) -> int:
+        """How many there may be at once."""
+        return self.replicas if self.autoscaling is None else self.autoscaling.max_replicas
+
+    def scaling(self) -> dict[str, Any]:
+        """Serve's deployment options for the number of replicas."""
+        if self.autoscaling is None:
+            return {"num_replicas": self.replicas}
+        return {"autoscaling_config": self.autoscaling.model_dump()}
+
+    @model_validator(mode="after")
+    def _whole_gpus_for_several(self) -> Self:
+        if self.tensor_parallel > 1 and self.num_gpus != self.tensor_parallel:
+            raise ValueError(f"tensor_parallel {self.tensor_parallel} needs num_gpus {self.tensor_parallel}")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +234,8 @@ def engine_deployment(name: str, config: EngineConfig) -> serve.Application:
         serve.deployment(NoopEngine if config.engine == "noop" else Engine)
         .options(
             name=name,
-            num_replicas=config.replicas,
+            **config.scaling(),
+            graceful_shutdown_timeout_s=config.drain_s,
             max_ongoing_requests=config.max_concurrent_requests,
             max_queued_requests=config.max_queued_requests,
             health_check_period_s=config.health_period_s,

@@ -21,6 +21,7 @@ StackError
 ├── StreamBroken              502  failed after the first byte: becomes an error frame
 ├── LedgerUnavailable         503  configured to refuse what it cannot book
 └── ConfigInvalid             500  commands and start-up only
+    └── DoesNotFit            500  the engines of a profile need more memory than its machine has
 """
 
 from typing import Any, ClassVar
@@ -152,3 +153,7 @@ class LedgerUnavailable(StackError):
 
 class ConfigInvalid(StackError):
     code = "config_invalid"
+
+
+class DoesNotFit(ConfigInvalid):
+    code = "does_not_fit"

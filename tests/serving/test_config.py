@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.__main__ import main
+from serving.config import SECRET as SECRET_NAME
 from serving.config import StackConfig, load_config, overlay
 from serving.errors import ConfigInvalid
 
@@ -59,11 +60,13 @@ def refusal(path: Path, tree: Any, env: dict[str, str] | None = None) -> str:
 
 @pytest.mark.parametrize("profile_path", PROFILES, ids=lambda p: p.stem)
 def test_every_profile_in_the_repository_is_valid(profile_path: Path) -> None:
-    assert load_config(profile_path, {}).hash
+    named = set(SECRET_NAME.findall(profile_path.read_text("utf-8")))
+    assert named == set() or profile_path.stem not in ("cpu", "noop")
+    assert load_config(profile_path, dict.fromkeys(named, "sqlite:///ledger.sqlite3")).hash
 
 
 def test_there_are_profiles() -> None:
-    assert {"cpu", "noop"} <= {p.stem for p in PROFILES}
+    assert {"cpu", "noop", "gpu-24g", "gpu-80g", "gpu-141g", "cluster"} <= {p.stem for p in PROFILES}
 
 
 # STACK_* variables
@@ -298,6 +301,7 @@ LEAVES: list[tuple[str, dict[str, Any]]] = [
     ("ledger", {"url": "sqlite:///other.sqlite3"}),
     ("idempotency", {"ttl_s": 1.0}),
     ("learning", {"keep_texts_rate": 0.5}),
+    ("hardware", {"name": "a machine"}),
     ("tier1", {"model": "other"}),
 ]
 

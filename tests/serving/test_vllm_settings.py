@@ -1,11 +1,69 @@
 """What a vLLM engine is told."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from serving.errors import ConfigInvalid
 from serving.vllm_settings import GIB, VllmSettings
+
+# Every switch of the kernel layer away from its default, and what vLLM's parser makes of it.
+SWITCHES: list[tuple[dict[str, Any], str, Any]] = [
+    ({"enforce_eager": True}, "enforce_eager", True),
+    ({"prefix_caching": False}, "enable_prefix_caching", False),
+    ({"chunked_prefill": False}, "enable_chunked_prefill", False),
+    ({"weights_format": "fp8"}, "quantization", "fp8"),
+    ({"kv_cache_format": "fp8"}, "kv_cache_dtype", "fp8"),
+    ({"kv_offload_gib": 8}, "kv_offloading_size", 8.0),
+    ({"tensor_parallel": 2}, "tensor_parallel_size", 2),
+    ({"expert_parallel": True}, "enable_expert_parallel", True),
+    ({"gpu_memory_fraction": 0.5}, "gpu_memory_utilization", 0.5),
+    ({"speculation": {"method": "ngram", "tokens": 3}}, "speculative_config",
+     {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4}),
+    ({"speculation": {"method": "suffix"}}, "speculative_config", {"method": "suffix", "num_speculative_tokens": 4}),
+    ({"speculation": {"method": "draft_model", "model": "small/one"}}, "speculative_config",
+     {"method": "draft_model", "num_speculative_tokens": 4, "model": "small/one"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("switch", "flag", "value"), SWITCHES, ids=[f"{switch}" for switch, _, _ in SWITCHES])
+def test_vllms_own_parser_takes_every_switch(switch: dict[str, Any], flag: str, value: Any) -> None:
+    from serving.vllm_adapter import parse_flags
+
+    usual = VllmSettings(model="m", model_path="/w")
+    parsed = parse_flags(VllmSettings.model_validate(usual.model_dump() | switch).flags())
+    assert getattr(parsed, flag) == value
+    assert getattr(parse_flags(usual.flags()), flag) != value
+
+
+def test_vllms_own_parser_takes_a_connector_for_disaggregated_prefill() -> None:
+    from serving.vllm_adapter import parse_flags
+
+    settings = VllmSettings.model_validate({"model": "m", "model_path": "/w", "kv_transfer": {"role": "kv_producer"}})
+    parsed = parse_flags(settings.flags()).kv_transfer_config
+    assert (parsed.kv_connector, parsed.kv_role) == ("NixlConnector", "kv_producer")
+    assert parsed.kv_load_failure_policy == "recompute"
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [
+        {"speculation": {"method": "draft_model"}},
+        {"speculation": {"method": "ngram", "model": "small/one"}},
+        {"chunked_prefill": False, "step_tokens": 512},
+        {"weights_format": "int3"},
+    ],
+)
+def test_switches_that_contradict_each_other_are_refused(switch: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        VllmSettings.model_validate({"model": "m", **switch})
+
+
+def test_engine_over_several_gpus_keeps_to_worker_processes_of_its_node() -> None:
+    flags = VllmSettings(model="m", model_path="/w", tensor_parallel=2).flags()
+    assert flags["distributed_executor_backend"] == "mp"
 
 
 def test_only_what_is_set_becomes_a_flag() -> None:
