@@ -78,6 +78,7 @@ class DecisionReason(StrEnum):
     SCORE_HIGH = "score_high"
     SCORE_LOW = "score_low"
     NO_SCORE = "no_score"
+    BUDGET = "budget"  # a limit left only tier 1
 
 
 class Decision(Record):

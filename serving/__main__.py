@@ -5,7 +5,10 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Ray reads these when it is imported: no usage reports, the handle path without its extra thread hop, and engines that
 # are not at a lower priority than everything else on the machine (Ray's default niceness is 15). The oddly named one
@@ -20,6 +23,9 @@ os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")  # a machine that i
 import yaml
 
 from serving.errors import ConfigInvalid, StackError
+
+if TYPE_CHECKING:
+    from serving.ledger.budget_store import BudgetStore
 
 DEFAULT_PROFILE = "deploy/profiles/cpu.yaml"
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -86,6 +92,21 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--until", help="first moment no longer exported, ISO 8601 UTC")
     command.add_argument("--config", default=DEFAULT_PROFILE, type=Path, help=f"profile ({DEFAULT_PROFILE})")
     command.set_defaults(run=run_ledger_export)
+
+    budget = commands.add_parser("budget", help="see and set budgets").add_subparsers(required=True, metavar="ACTION")
+    command = budget.add_parser("list", help="every budget with what is used of it")
+    command.add_argument("--config", default=DEFAULT_PROFILE, type=Path, help=f"profile ({DEFAULT_PROFILE})")
+    command.set_defaults(run=run_budget_list)
+    for action, what in (("set", "set or change one"), ("remove", "lift one")):
+        command = budget.add_parser(action, help=what)
+        command.add_argument("subject", help="the tenant, or with --key the id of a key")
+        command.add_argument("--key", action="store_true", help="the subject is a key's id")
+        command.add_argument("--period", choices=("day", "month"), default="month", help="in UTC (month)")
+        command.add_argument("--config", default=DEFAULT_PROFILE, type=Path, help=f"profile ({DEFAULT_PROFILE})")
+        command.set_defaults(run=run_budget_set if action == "set" else run_budget_remove)
+        if action == "set":
+            command.add_argument("--hard", type=float, help="dollars; then what budget.at_hard says")
+            command.add_argument("--soft", type=float, help="dollars; then what budget.at_soft says")
 
     command = commands.add_parser("report", help="what the stack saved against the frontier alone, from the ledger")
     command.add_argument("--since", help="first moment, ISO 8601 UTC (the first request)")
@@ -215,6 +236,71 @@ def run_ledger_export(args: argparse.Namespace) -> int:
         raise  # the reader of standard output left; see main
     except OSError as error:
         raise ConfigInvalid(f"cannot write {args.out}: {error.strerror}") from error
+    return 0
+
+
+@contextlib.contextmanager
+def budget_store(args: argparse.Namespace) -> Iterator["BudgetStore"]:
+    """The budgets of a profile's ledger, its tables made if need be; a database that is away is one line."""
+    from serving.config import load_config
+    from serving.ledger.budget_store import BudgetStore
+    from serving.ledger.store import StorageDown, Store
+
+    config = load_config(args.config)
+    store = Store(config.ledger)
+    try:
+        store.migrate()
+        yield BudgetStore(config.ledger, config.budget)
+    except StorageDown as error:
+        raise ConfigInvalid(f"the ledger at {config.ledger.url} takes nothing now: {error}") from error
+    finally:
+        store.dispose()
+
+
+def run_budget_list(args: argparse.Namespace) -> int:
+    """Print one line per budget."""
+    with budget_store(args) as store:
+        states = store.states(datetime.now(UTC))
+    head = "".join(f"{name:>13}" for name in ("spent $", "reserved $", "soft $", "hard $"))
+    print(f"{'scope':<8}{'subject':<32}{'period':<8}{'from':<12}{head}")
+    for state in states:
+        budget = state.budget
+        limits = "".join(f"{'-' if usd is None else f'{usd:.6f}':>13}" for usd in (budget.soft_usd, budget.hard_usd))
+        used = f"{state.spent_usd:>13.6f}{state.reserved_usd:>13.6f}"
+        print(f"{budget.scope:<8}{budget.subject:<32}{budget.period:<8}{state.starts.isoformat():<12}{used}{limits}")
+    return 0
+
+
+def run_budget_set(args: argparse.Namespace) -> int:
+    """Set a limit; a running gateway sees a tenant's first one within budget.refresh_s."""
+    from pydantic import ValidationError
+
+    from routing.budget import Budget, Period, Scope
+
+    try:
+        budget = Budget(
+            scope=Scope.KEY if args.key else Scope.TENANT,
+            subject=args.subject,
+            period=Period(args.period),
+            hard_usd=args.hard,
+            soft_usd=args.soft,
+        )
+    except ValidationError as error:
+        raise ConfigInvalid("; ".join(str(e["msg"]) for e in error.errors())) from None
+    with budget_store(args) as store:
+        store.put(budget, datetime.now(UTC))
+    return 0
+
+
+def run_budget_remove(args: argparse.Namespace) -> int:
+    """Lift a limit."""
+    from routing.budget import Period, Scope
+
+    scope = Scope.KEY if args.key else Scope.TENANT
+    with budget_store(args) as store:
+        found = store.remove(scope, args.subject, Period(args.period))
+    if not found:
+        raise ConfigInvalid(f"the {scope} {args.subject!r} has no budget for the {args.period}")
     return 0
 
 

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from serving.budgets import Budgets
 from serving.config import StackConfig
 from serving.engine import RayRouter, RayTier1, engine_deployment
 from serving.frontier.client import FrontierClient
@@ -46,8 +47,12 @@ def build_stack(config: StackConfig, tier1: DraftEngine, router: RouterModel | N
         observer=telemetry,
     )
 
+    targets = tuple(f"{provider.name}/{provider.model}" for provider in config.frontier.providers)
+    budgets = Budgets(config.ledger, config.budget, config.cost, targets, telemetry)
+
     async def close() -> None:
         await sampler.aclose()
+        await asyncio.to_thread(budgets.close)
         await frontier.aclose()
         await asyncio.to_thread(ledger.close)
         lessons.close()
@@ -67,6 +72,7 @@ def build_stack(config: StackConfig, tier1: DraftEngine, router: RouterModel | N
         idempotency=IdempotencyStore(config.idempotency),
         sampler=sampler,
         feedback=FeedbackDesk(config.learning, ledger, lessons),
+        budgets=budgets,
         close=close,
     )
 

@@ -13,7 +13,16 @@ from pydantic import Field
 
 from routing.gate import GateConfig
 from routing.policy import ContextTooLong, PolicyConfig, decide_by_rules, decide_by_score
-from routing.schema import AttemptKind, AttemptOutcome, Decision, Record, RequestedModel, RequestRecord, Tier
+from routing.schema import (
+    AttemptKind,
+    AttemptOutcome,
+    Decision,
+    DecisionReason,
+    Record,
+    RequestedModel,
+    RequestRecord,
+    Tier,
+)
 from serving.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
@@ -82,7 +91,7 @@ async def choose_tier(call: Call, tiers: Tiers, trace: RequestTrace, config: Sec
     """Explicit rules first; only what they leave open is worth the router's time."""
     try:
         decision = decide_by_rules(
-            call.model,
+            call.target,
             call.features,
             call.tenant,
             tiers.tier1.max_context_tokens,
@@ -91,9 +100,11 @@ async def choose_tier(call: Call, tiers: Tiers, trace: RequestTrace, config: Sec
         )
     except ContextTooLong as error:
         raise ContextLengthExceeded(str(error), param="messages") from error
+    if decision is not None and call.capped_model is RequestedModel.TIER1:
+        return decision.model_copy(update={"reason": DecisionReason.BUDGET})
     if decision is not None:
         return decision
-    return decide_by_score(call.model, call.features, await router_score(call, tiers, trace, config), config.policy)
+    return decide_by_score(call.target, call.features, await router_score(call, tiers, trace, config), config.policy)
 
 
 async def router_score(call: Call, tiers: Tiers, trace: RequestTrace, config: Sections) -> float | None:
@@ -134,6 +145,6 @@ def may_degrade(call: Call, tiers: Tiers, config: Sections) -> bool:
     """Whether tier 1 may stand in for the frontier: allowed, the frontier was not asked for by name, and it fits."""
     return (
         config.cascade.degrade_when_frontier_down
-        and call.model is not RequestedModel.FRONTIER
+        and call.target is not RequestedModel.FRONTIER
         and call.features.input_tokens < tiers.tier1.max_context_tokens
     )

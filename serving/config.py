@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError, model_validator
 
+from routing.budget import BudgetConfig
 from routing.cost import CostConfig
 from routing.gate import GateConfig
 from routing.policy import PolicyConfig
@@ -52,6 +53,7 @@ class StackConfig(Record):
     draft: DraftConfig = DraftConfig()
     cascade: CascadeConfig = CascadeConfig()
     cost: CostConfig = CostConfig()
+    budget: BudgetConfig = BudgetConfig()
     ledger: LedgerConfig
     idempotency: IdempotencyConfig = IdempotencyConfig()
     learning: LearningConfig = LearningConfig()

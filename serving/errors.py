@@ -12,6 +12,8 @@ StackError
 ├── ClientGone                499  left before its request was complete; nobody reads the answer
 ├── QueueFull                 429  this stack is full; retry_after_s
 ├── TenantLimited             429  this tenant has had its share; retry_after_s
+├── BudgetExceeded            402  the tenant's or the key's budget is used up; retry_after_s
+├── BudgetReserved            429  what is left of it is promised to requests being answered; retry_after_s
 ├── FrontierRateLimited       429  every provider is; retry_after_s
 ├── FrontierRejected          4xx  the provider refused the request itself; not retried
 ├── FrontierUnavailable       503  no provider could answer
@@ -97,6 +99,15 @@ class QueueFull(StackError):
 
 class TenantLimited(StackError):
     status, type, code = 429, "rate_limit_error", "tenant_limited"
+    retryable = True
+
+
+class BudgetExceeded(StackError):
+    status, type, code = 402, "billing_error", "budget_exceeded"  # 429 would be retried by OpenAI's SDK, in vain
+
+
+class BudgetReserved(StackError):
+    status, type, code = 429, "rate_limit_error", "budget_reserved"
     retryable = True
 
 

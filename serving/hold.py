@@ -188,8 +188,9 @@ class GatedDraft:
 
 
 def asked_for_alone(trace: RequestTrace) -> bool:
-    """Whether the client named tier 1 itself: then it answers alone, ungated and without a fallback."""
-    return trace.decision is not None and trace.decision.reason is DecisionReason.REQUESTED
+    """Whether the client named tier 1 itself, or its budget did: it answers alone, ungated and without a fallback."""
+    alone = (DecisionReason.REQUESTED, DecisionReason.BUDGET)
+    return trace.decision is not None and trace.decision.reason in alone
 
 
 def failure_reason(error: Exception) -> RejectReason:

@@ -25,6 +25,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from routing.cost import CostConfig
 from routing.features import request_features, steering_attempt
 from routing.schema import Api, Record, RequestedModel, RequestRecord, Tier
+from serving.budget_desk import add_budget_routes
+from serving.budgets import Budgets, within_budget
 from serving.cascade import Sections, answer
 from serving.errors import (
     BodyTooLarge,
@@ -112,6 +114,7 @@ class Stack:
     idempotency: IdempotencyStore
     sampler: Sampler
     feedback: FeedbackDesk
+    budgets: Budgets
     close: Callable[[], Awaitable[None]]
     probes: dict[str, tuple[float, str | None]] = field(default_factory=dict)
     probe_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -119,6 +122,7 @@ class Stack:
     def settle(self, row: RequestRecord) -> None:
         """Book and count one finished request."""
         self.ledger.record(row)
+        self.budgets.settle(row)
         self.telemetry.observe(row)
 
 
@@ -154,6 +158,8 @@ def build_app(stack: Stack) -> FastAPI:
         principal = stack.keys.authenticate(request.headers.get("authorization"))
         raw = await read_body(request, stack.gateway.max_body_bytes)
         return JSONResponse(await stack.feedback.take(raw, principal.tenant))
+
+    add_budget_routes(app, stack.keys, stack.budgets)
 
     @app.get("/v1/models")
     async def models(request: Request) -> JSONResponse:
@@ -215,7 +221,9 @@ async def complete(stack: Stack, request: Request, api: Api) -> Released:
     trace = RequestTrace(call, stack.config_hash, stack.cost, started=arrived)
     watched = stack.sampler.begin(call)
     settle = stack.settle if watched is None else watched.settling(stack.settle)
-    frames = answer(call, stack.tiers, trace, settle, stack.sections)
+    frames = within_budget(
+        stack.budgets, principal, trace, settle, lambda call: answer(call, stack.tiers, trace, settle, stack.sections)
+    )
     frames = frames if watched is None else watched.frames(frames, trace)
     return Released(
         frames if claim is None else kept(frames, claim),

@@ -57,6 +57,10 @@ class Telemetry:
         self.engine = gauge("tierwise_engine", "Load of a replica of our own, when scraped", ["tier", "quantity"])
         self.in_flight = gauge("tierwise_in_flight_requests", "Requests being answered")
         self.samples = counter("tierwise_samples", "Requests kept or shadowed to learn from", ["event"])
+        self.budgets = counter("tierwise_budget_limits", "Requests that met a budget's limit", ["scope", "action"])
+        self.budget_unreserved = counter(
+            "tierwise_budget_unreserved", "Requests whose budget could not be checked: the database was away"
+        )
         self.refused = counter("tierwise_refused", "Requests refused because this process was full")
         gauge("tierwise_config_info", "The running configuration", ["hash"]).labels(config_hash).set(1)
         if ledger is not None:

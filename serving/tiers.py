@@ -36,6 +36,12 @@ class Call:
     stream: bool = False
     include_usage: bool = False
     session_id: str | None = None
+    capped_model: RequestedModel | None = None  # what a budget made of `model`
+
+    @property
+    def target(self) -> RequestedModel:
+        """The model name that the policy goes by."""
+        return self.capped_model or self.model
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from sqlalchemy import (
     JSON,
     Boolean,
     Column,
+    Date,
     DateTime,
     Dialect,
     Double,
@@ -140,4 +141,37 @@ samples = Table(
     Column("config_hash", Text, nullable=False),
     Index("ix_samples_at", "at", "request_id"),
     Index("ix_samples_tenant_at", "tenant", "at"),
+)
+
+budgets = Table(
+    "budgets",
+    metadata,
+    Column("scope", Text, primary_key=True),
+    Column("subject", Text, primary_key=True),
+    Column("period", Text, primary_key=True),
+    Column("hard_usd", Double),
+    Column("soft_usd", Double),
+)
+
+budget_spend = Table(
+    "budget_spend",
+    metadata,
+    Column("scope", Text, primary_key=True),
+    Column("subject", Text, primary_key=True),
+    Column("period", Text, primary_key=True),
+    Column("starts", Date, primary_key=True),  # the window's first day, UTC
+    Column("spent_usd", Double, nullable=False),
+)
+
+budget_reservations = Table(
+    "budget_reservations",
+    metadata,
+    Column("request_id", Text, primary_key=True),
+    Column("scope", Text, primary_key=True),
+    Column("period", Text, primary_key=True),
+    Column("subject", Text, nullable=False),
+    Column("starts", Date, nullable=False),
+    Column("amount_usd", Double, nullable=False),
+    Column("expires_at", UtcInstant, nullable=False),  # nobody settles it any more: its process died
+    Index("ix_budget_reservations_subject", "scope", "subject", "period"),
 )

@@ -296,6 +296,7 @@ LEAVES: list[tuple[str, dict[str, Any]]] = [
     ("policy", {"default_threshold": 0.6}),
     ("gate", {"min_mean_logprob": -1.0}),
     ("draft", {"spill_when_full": True}),
+    ("budget", {"at_soft": "allow"}),
     ("cascade", {"degrade_when_frontier_down": True}),
     ("cost", {"engine_price_source": "rent"}),
     ("ledger", {"url": "sqlite:///other.sqlite3"}),

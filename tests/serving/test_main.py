@@ -269,6 +269,21 @@ def test_report_prints_what_was_saved_as_text_or_json(profile: Path, capsys: Cap
     assert "--kernel-speedup is 0.5" in capsys.readouterr().err
 
 
+def test_budget_is_set_listed_and_removed(profile: Path, capsys: Captured) -> None:
+    where = ["--config", str(profile)]
+    assert main(["budget", "set", "blue", "--hard", "5", "--soft", "4", *where]) == 0
+    assert main(["budget", "list", *where]) == 0
+    _, line = capsys.readouterr().out.splitlines()
+    assert line.split()[:3] == ["tenant", "blue", "month"]
+    assert line.split()[-2:] == ["4.000000", "5.000000"]
+    assert main(["budget", "remove", "blue", *where]) == 0
+    assert main(["budget", "remove", "blue", *where]) == 2
+    assert main(["budget", "set", "blue", *where]) == 2
+    told = capsys.readouterr().err
+    assert "the tenant 'blue' has no budget for the month" in told
+    assert "needs hard_usd, soft_usd or both" in told
+
+
 @pytest.mark.parametrize(
     ("argv", "says"),
     [

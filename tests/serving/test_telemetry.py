@@ -9,6 +9,7 @@ from hypothesis import given
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from routing.budget import Action, Scope
 from routing.schema import RequestedModel, RequestOutcome, RequestRecord, Tier, Usage
 from serving.frontier.breaker import BreakerState
 from serving.frontier.errors import Reason
@@ -113,6 +114,7 @@ def show_what_runs_beside_requests(telemetry: Telemetry, replica_id: str = "r0")
     telemetry.try_failed("acme", Reason.OVERLOADED)
     telemetry.breaker_changed("acme", BreakerState.OPEN)
     telemetry.sample(SampleEvent.KEPT)
+    telemetry.budgets.labels(Scope.TENANT, Action.REFUSE).inc()
     telemetry.load(Tier.TIER1, EngineStats(replica_id, 3, 1, 0.5, 700, 1000, 800, 12.5))
 
 

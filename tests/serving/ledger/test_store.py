@@ -193,7 +193,7 @@ class TestPostgres:
         assert "at TIMESTAMP WITH TIME ZONE NOT NULL" in sql
         assert "cost_usd DOUBLE PRECISION" in sql
         assert "FOREIGN KEY(request_id) REFERENCES requests (request_id) ON DELETE CASCADE" in sql
-        assert sql.count("CREATE INDEX") == 5
+        assert sql.count("CREATE INDEX") == 6
 
     def test_revision_names_fit_its_version_column(self) -> None:
         assert all(len(revision.revision) <= 32 for revision in scripts().walk_revisions())
