@@ -161,6 +161,21 @@ class AttemptKind(StrEnum):
     SHADOW = "shadow"
 
 
+class ReplicaMode(StrEnum):
+    """What the choice of a replica could go by; a closed set, used as a metric label."""
+
+    EXACT = "exact"  # its cache as the engine reports it
+    MIRROR = "mirror"  # a model of its cache
+    FALLBACK = "fallback"  # nothing: the shorter of two queues
+
+
+class ReplicaChoice(Record):
+    """How the replica of an attempt was chosen. expected_cached_tokens: None when nothing was known of its cache."""
+
+    mode: ReplicaMode
+    expected_cached_tokens: int | None = Field(None, ge=0)
+
+
 class AttemptOutcome(StrEnum):
     """How an attempt ended."""
 

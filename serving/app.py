@@ -21,6 +21,7 @@ from serving.learning.feedback import FeedbackDesk
 from serving.learning.sampler import Sampler
 from serving.ledger.lessons import LessonStore
 from serving.ledger.writer import Ledger
+from serving.load_exchange import LoadExchange, asks, forwarder_deployment
 from serving.loopback import keep_replica_on_loopback
 from serving.telemetry import Telemetry
 from serving.tiers import DraftEngine, RouterModel, Tiers
@@ -81,15 +82,26 @@ def build_stack(config: StackConfig, tier1: DraftEngine, router: RouterModel | N
 class Ingress:
     """The gateway as a Ray Serve deployment: one event loop, no engine of its own."""
 
-    def __init__(self, config: StackConfig, tier1: DeploymentHandle, router: DeploymentHandle | None) -> None:
+    def __init__(
+        self,
+        config: StackConfig,
+        tier1: DeploymentHandle,
+        router: DeploymentHandle | None,
+        forwarder: DeploymentHandle | None = None,
+    ) -> None:
         keep_replica_on_loopback()
         tokenizer = PromptTokenizer(Path(model_path(config.tier1.model)))
+        own = RayTier1(tier1, config.tier1)
+        if own.board is not None and forwarder is not None:
+            LoadExchange(own.board, asks(forwarder))
         self._stack = build_stack(
             config,
-            RayTier1(tier1, config.tier1),
+            own,
             None if router is None or config.router is None else RayRouter(router, config.router),
             tokenizer,
         )
+        if own.board is not None:
+            self._stack.telemetry.watch(own.board)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The name Ray Serve looks for; called after the constructor."""
@@ -106,4 +118,6 @@ def application(config: StackConfig) -> serve.Application:
         ray_actor_options={"num_cpus": 0},
     )
     router = None if config.router is None else engine_deployment("router", config.router)
-    return gateway.bind(config, engine_deployment("tier1", config.tier1), router)
+    shares_load = config.gateway.replicas > 1 and config.tier1.routes_by_cache
+    forwarder = forwarder_deployment() if shares_load and config.tier1.replica_routing.share_load else None
+    return gateway.bind(config, engine_deployment("tier1", config.tier1), router, forwarder)

@@ -6,32 +6,42 @@ handle. vLLM is imported in the replica alone (serving/vllm_adapter.py).
 
 import asyncio
 import copy
+import json
 import math
+import os
 import time
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any, Literal, Self, cast
 
+import ray
 from pydantic import Field, model_validator
 from ray import serve
 from ray.exceptions import RayTaskError
+from ray.serve.config import RequestRouterConfig
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
 from routing.cost import SharedClock
-from routing.schema import Api, Record
+from routing.schema import Record
 from serving.errors import QueueFull, RouterFailed, StackError, Tier1Failed
 from serving.framing import Framer
 from serving.leash import Leash
 from serving.loopback import keep_replica_on_loopback
 from serving.noop import NoopEngine
+from serving.payloads import DraftPayload, ScorePayload
+from serving.replica_board import ReplicaBoard, ReplicaRoutingConfig, RoutedPrompt, shared_board
+from serving.replica_router import KvAwareRouter
 from serving.router_prompt import RouterPrompts, encode
 from serving.tiers import Call, EngineStats, Frame, RouterScore
 from serving.vllm_settings import VllmSettings
 
 QUEUE_RETRY_AFTER_S = 1.0
+# Free ports of the address in VLLM_HOST_IP: the events carry the users' token ids. An address in place of the star
+# would make vLLM connect instead of listen.
+KV_EVENTS = json.dumps({"enable_kv_cache_events": True, "endpoint": "tcp://*:0", "replay_endpoint": "tcp://*:0"})
 
 
 class Autoscaling(Record):
@@ -72,6 +82,7 @@ class EngineConfig(VllmSettings):
     health_period_s: float = Field(2.0, gt=0, description="how often a dead engine is looked for")
     probe_after_s: float = Field(15.0, gt=0, description="silence after which health means: generate one token")
     probe_timeout_s: float = Field(20.0, gt=0, description="an engine that cannot do that in time is unhealthy")
+    replica_routing: ReplicaRoutingConfig = ReplicaRoutingConfig()
 
     @property
     def most_replicas(self) -> int:
@@ -90,27 +101,15 @@ class EngineConfig(VllmSettings):
             raise ValueError(f"tensor_parallel {self.tensor_parallel} needs num_gpus {self.tensor_parallel}")
         return self
 
+    @property
+    def routes_by_cache(self) -> bool:
+        """Whether requests are led to the replica that holds their prefix; a single replica needs no choice."""
+        return self.most_replicas > 1 and self.prefix_caching and self.replica_routing.policy == "kv_aware"
 
-@dataclass(frozen=True, slots=True)
-class DraftPayload:
-    """What a replica needs of a call, and nothing else of it."""
-
-    api: Api
-    body: dict[str, Any]
-    request_id: str
-    prompt_token_ids: list[int]
-    cache_salt: str
-    stream: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ScorePayload:
-    """One question to the router model; draft is None for a score."""
-
-    request_id: str
-    prompt_token_ids: list[int]
-    cache_salt: str
-    draft: str | None = None
+    def flags(self) -> dict[str, str | int | float | bool]:
+        """See VllmSettings; with several replicas each one publishes what its cache holds."""
+        events = {"kv_events_config": KV_EVENTS} if self.routes_by_cache and self.replica_routing.kv_events else {}
+        return events | super().flags()
 
 
 class Engine:
@@ -120,6 +119,7 @@ class Engine:
         from serving.vllm_adapter import VllmEngine  # noqa: PLC0415 - here alone: vLLM takes seconds and a GiB to import
 
         keep_replica_on_loopback()
+        os.environ["VLLM_HOST_IP"] = ray.util.get_node_ip_address()  # where its events are published
         self._config = config
         self._replica_id = serve.get_replica_context().replica_id.unique_id
         self._clock = SharedClock()
@@ -215,6 +215,15 @@ class Engine:
             **asdict(self._vllm.load),
         )
 
+    async def reset_cache(self) -> bool:
+        """Forget every cached prefix, e.g. after weights changed under the same name; False while requests hold some.
+
+        Generates a token: vLLM tells its followers with the next step.
+        """
+        reset = await self._vllm.reset_cache()
+        await self.probe()
+        return reset
+
     async def render(self, body: dict[str, Any]) -> list[int]:
         """vLLM's rendering of a chat body; the ingress renders for itself and a test holds it to this."""
         return await self._vllm.render(body)
@@ -225,6 +234,7 @@ class Engine:
             "model": self._config.model,
             "block_size_tokens": self._vllm.block_size_tokens,
             "kv_blocks": self._vllm.kv_blocks,
+            "kv_events": self._vllm.kv_event_sources,
         }
 
 
@@ -238,6 +248,7 @@ def engine_deployment(name: str, config: EngineConfig) -> serve.Application:
             graceful_shutdown_timeout_s=config.drain_s,
             max_ongoing_requests=config.max_concurrent_requests,
             max_queued_requests=config.max_queued_requests,
+            request_router_config=request_router(config),
             health_check_period_s=config.health_period_s,
             health_check_timeout_s=config.probe_timeout_s + config.health_period_s,
             ray_actor_options={
@@ -250,6 +261,18 @@ def engine_deployment(name: str, config: EngineConfig) -> serve.Application:
     )
 
 
+def request_router(config: EngineConfig) -> RequestRouterConfig:
+    """How Serve chooses among the replicas of an engine."""
+    routing = config.replica_routing
+    if config.routes_by_cache:
+        return RequestRouterConfig(
+            request_router_class=KvAwareRouter, request_router_kwargs={"config": routing.model_dump(mode="json")}
+        )
+    if ":" in routing.policy:
+        return RequestRouterConfig(request_router_class=routing.policy)
+    return RequestRouterConfig()
+
+
 class RayTier1:
     """tiers.DraftEngine over a handle of an `Engine` deployment."""
 
@@ -257,6 +280,11 @@ class RayTier1:
         self.model = config.model
         self.max_context_tokens = config.max_context_tokens
         self._handle = handle
+        self.board = (
+            shared_board(handle.app_name, handle.deployment_name, config.replica_routing)
+            if config.routes_by_cache
+            else None
+        )
 
     @cached_property
     def _streaming(self) -> DeploymentHandle:
@@ -266,8 +294,38 @@ class RayTier1:
     async def draft(self, call: Call) -> AsyncGenerator[Frame, None]:
         """See tiers.DraftEngine."""
         payload = DraftPayload(
-            call.api, dict(call.body), call.request_id, call.prompt_token_ids, call.cache_salt, call.stream
+            call.api,
+            dict(call.body),
+            call.request_id,
+            call.prompt_token_ids,
+            call.cache_salt,
+            call.stream,
+            call.session_id,
         )
+        frames = self._generate(payload) if self.board is None else self._chosen(payload, self.board)
+        async with aclosing(frames):
+            async for frame in frames:
+                yield frame
+
+    async def _chosen(self, payload: DraftPayload, board: ReplicaBoard) -> AsyncGenerator[Frame, None]:
+        """Tell the board what becomes of the request, and the caller how its replica was chosen."""
+        board.expect(RoutedPrompt(payload.request_id, payload.prompt_token_ids, payload.cache_salt, payload.session_id))
+        told = prefilled = False
+        try:
+            async with aclosing(self._generate(payload)) as frames:
+                async for frame in frames:
+                    if not prefilled and (frame.n_tokens or frame.text or frame.usage):
+                        prefilled = True
+                        board.prefilled(payload.request_id)
+                    if told:
+                        yield frame
+                    else:
+                        told = True
+                        yield replace(frame, replica_choice=board.choice(payload.request_id))
+        finally:
+            board.release(payload.request_id)
+
+    async def _generate(self, payload: DraftPayload) -> AsyncGenerator[Frame, None]:
         frames = self._streaming.draft.remote(payload)
         ended = False
         try:

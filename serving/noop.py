@@ -75,6 +75,10 @@ class NoopEngine:
     async def probe(self) -> None:
         """Always able."""
 
+    def record_replica_metadata(self) -> dict[str, Any]:
+        """As serving.engine.Engine; a cache like that of a middling GPU, which is modelled, not reported."""
+        return {"model": self._model, "block_size_tokens": 16, "kv_blocks": 65_536}
+
     async def stats(self) -> EngineStats:
         """Never busy."""
         return EngineStats(self._replica_id, 0, 0, 0.0, 0, 0, 0, 0.0)

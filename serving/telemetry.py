@@ -8,14 +8,15 @@ from dataclasses import asdict
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from routing.schema import Attempt, RequestRecord, Tier
+from routing.schema import Attempt, ReplicaMode, RequestRecord, Tier
 from serving.frontier.breaker import BreakerState
 from serving.frontier.errors import Reason
 from serving.learning.sampler import SampleEvent
 from serving.ledger.writer import Ledger
+from serving.replica_board import ReplicaBoard
 from serving.tiers import EngineStats
 
 LATENCY_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -121,6 +122,10 @@ class Telemetry:
             if name != "replica_id":
                 self.engine.labels(tier, name).set(value)
 
+    def watch(self, board: ReplicaBoard) -> None:
+        """Show what the choice of a replica goes by; the board of a tier with several replicas."""
+        self.registry.register(ReplicaCollector(board))
+
     def render(self) -> bytes:
         """The text exposition."""
         return generate_latest(self.registry)
@@ -136,3 +141,35 @@ class LedgerCollector(Collector):
         """One gauge per counter of the ledger."""
         for name, value in self._ledger.counters().items():
             yield GaugeMetricFamily(f"tierwise_ledger_{name}", f"Ledger: {name.replace('_', ' ')}", value=value)
+
+
+class ReplicaCollector(Collector):
+    """What a board knows and has done, read when scraped. Replicas are counted by mode, never named."""
+
+    def __init__(self, board: ReplicaBoard) -> None:
+        self._board = board
+
+    def collect(self) -> Iterable[CounterMetricFamily | GaugeMetricFamily]:
+        """Modes, decisions and their time, expected tokens, events."""
+        counts, modes = self._board.counts, self._board.modes()
+        replicas = GaugeMetricFamily("tierwise_replicas", "Replicas by what is known of their caches", labels=["mode"])
+        decisions = CounterMetricFamily("tierwise_replica_decisions", "Choices of a replica", labels=["mode"])
+        for mode in ReplicaMode:
+            replicas.add_metric([mode], modes[mode])
+            decisions.add_metric([mode], counts.decisions[mode])
+        yield replicas
+        yield decisions
+        yield CounterMetricFamily(
+            "tierwise_replica_decision_seconds", "Time spent choosing replicas", value=counts.decision_s
+        )
+        tokens = CounterMetricFamily("tierwise_replica_tokens", "Prompt tokens of requests routed", labels=["kind"])
+        tokens.add_metric(["input"], counts.input_tokens)
+        tokens.add_metric(["expected_cached"], counts.expected_cached_tokens)
+        yield tokens
+        events = CounterMetricFamily("tierwise_kv_events", "What followers of KV events met", labels=["event"])
+        for name, value in asdict(counts.events).items():
+            events.add_metric([name], value)
+        yield events
+        yield GaugeMetricFamily("tierwise_kv_index_blocks", "Distinct KV blocks known", value=len(self._board.index))
+        yield GaugeMetricFamily("tierwise_kv_index_bytes", "Bytes of their index", value=self._board.index.nbytes)
+        yield GaugeMetricFamily("tierwise_replica_open_requests", "Requests booked", value=self._board.open_requests)

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from routing.schema import Api, RequestedModel, RequestFeatures, ToolCall, Usage
+from routing.schema import Api, ReplicaChoice, RequestedModel, RequestFeatures, ToolCall, Usage
 
 if TYPE_CHECKING:
     from serving.trace import RequestTrace
@@ -57,6 +57,7 @@ class Frame:
     finish_reason: set on the frame that finishes `choice`.
     tool_calls: complete tool calls of `choice`, on the frame that finishes it.
     usage, engine_s, replica_id, model: set at the latest on the last frame.
+    replica_choice: on the first frame of a tier 1 that chose among several replicas.
     """
 
     data: str | None = None
@@ -70,6 +71,7 @@ class Frame:
     engine_s: float | None = None
     replica_id: str | None = None
     model: str | None = None
+    replica_choice: ReplicaChoice | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from routing.schema import (
     AttemptKind,
     AttemptOutcome,
     Decision,
+    ReplicaChoice,
     RequestOutcome,
     RequestRecord,
     Tier,
@@ -48,6 +49,7 @@ class Booking:
     replica_id: str | None = None
     ended: float | None = None
     output_tokens_seen: int = 0
+    replica_choice: ReplicaChoice | None = None
     asked_model: str = field(init=False)  # `model` becomes the name that the answer gives
 
     def __post_init__(self) -> None:
@@ -62,6 +64,7 @@ class Booking:
         self.engine_s = frame.engine_s if frame.engine_s is not None else self.engine_s
         self.replica_id = frame.replica_id or self.replica_id
         self.model = frame.model or self.model
+        self.replica_choice = frame.replica_choice or self.replica_choice
 
     def settle_score(self, score: RouterScore) -> None:
         """Take a router score's usage; a score comes whole, so its only token is its first."""
@@ -237,9 +240,16 @@ class RequestTrace:
             "held_ms": None if row.held_s is None else round(row.held_s * 1000, 1),
             "degraded": row.degraded,
             "attempts": [
-                {"kind": a.kind, "model": a.model, "outcome": a.outcome, "cost_usd": a.cost_usd} for a in row.attempts
+                {"kind": a.kind, "model": a.model, "outcome": a.outcome, "cost_usd": a.cost_usd} | _replica(booking)
+                for a, booking in zip(row.attempts, self.bookings, strict=True)
             ],
             "cost_usd": row.cost_usd,
             "baseline_cost_usd": row.baseline_cost_usd,
             "config_hash": row.config_hash,
         }
+
+
+def _replica(booking: Booking) -> dict[str, Any]:
+    """Which replica answered and how it was chosen, where there was a choice."""
+    choice = booking.replica_choice
+    return {} if choice is None else {"replica": {"id": booking.replica_id, **choice.model_dump(mode="json")}}

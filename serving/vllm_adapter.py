@@ -210,6 +210,19 @@ class VllmEngine:
         return int(self._client.vllm_config.cache_config.num_gpu_blocks or 0)
 
     @property
+    def kv_event_sources(self) -> list[dict[str, str]]:
+        """Where each data-parallel rank publishes KV events: `endpoint`, `replay_endpoint`; empty when none does."""
+        return [
+            {"endpoint": source.endpoint, "replay_endpoint": source.replay_endpoint}
+            for _, source in sorted(self._client.get_kv_event_sources().items())
+            if source.enable_kv_cache_events and source.replay_endpoint is not None
+        ]
+
+    async def reset_cache(self) -> bool:
+        """Forget every cached prefix; False while requests hold blocks. Followers hear of it after the next step."""
+        return bool(await self._client.reset_prefix_cache())
+
+    @property
     def load(self) -> Load:
         """What the scheduler last reported; changes in place."""
         return self._meter.load

@@ -16,6 +16,7 @@ from serving.frontier.errors import Reason
 from serving.learning.sampler import SampleEvent
 from serving.ledger.config import LedgerConfig
 from serving.ledger.writer import Ledger
+from serving.replica_board import ReplicaBoard, ReplicaRoutingConfig
 from serving.telemetry import Telemetry
 from serving.tiers import EngineStats
 from tests.serving.ledger.examples import ACCEPTED, DRAFT, ESCALATED, EXAMPLES, FAILED, FRONTIER, ROUTER
@@ -196,6 +197,7 @@ def test_documented_metrics_are_the_metrics(tmp_path: Path) -> None:
         for row in EXAMPLES:
             telemetry.observe(row)
         show_what_runs_beside_requests(telemetry)
+        telemetry.watch(ReplicaBoard(ReplicaRoutingConfig()))
         exposed: dict[str, set[str]] = {}
         for family in telemetry.registry.collect():
             name = family.name + ("_total" if family.type == "counter" else "")

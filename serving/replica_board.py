@@ -1,0 +1,448 @@
+"""What this process knows of a deployment's replicas, and the one place where a request meets that knowledge.
+
+A board gathers (blocks, queues, speed, sessions), asks `rank_replicas` and books. It knows neither Ray nor vLLM: the
+request router (replica_router.py) tells it who is there and who was chosen, the tier (engine.py) when a first token
+came, followers (kv_events.py) what each cache holds. One per process and deployment, used from one event loop.
+"""
+
+import asyncio
+import logging
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import xxhash
+from pydantic import Field
+
+from routing.kv_blocks import BlockIndex, ExactBlocks, MirrorBlocks, block_keys, root_key
+from routing.replica_load import Arrivals, PrefillRate, ReplicaLoad, UnseenWork
+from routing.replicas import NoReplicaAvailable, Prompt, ReplicaConfig, ReplicaState, rank_replicas
+from routing.schema import Record, ReplicaChoice, ReplicaMode
+from serving.kv_events import EventCounts, KvFollower, KvSource
+
+log = logging.getLogger(__name__)
+
+
+class ReplicaRoutingConfig(Record):
+    """How a request finds its replica, where a deployment has several."""
+
+    policy: str = Field(
+        "kv_aware",
+        pattern=r"^(kv_aware|power_of_two|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$",
+        description="power_of_two: the shorter of two queues drawn at random, as Ray Serve does by itself; "
+        "module:Class: another request router of Ray Serve",
+    )
+    kv_events: bool = Field(True, description="follow the engines' own reports; false: keep a model of their caches")
+    share_load: bool = Field(True, description="ingress processes tell each other what they have sent where")
+    unreachable_after_s: float = Field(
+        5.0, gt=0, description="how long a replica whose events broke off is avoided; then it is modelled instead"
+    )
+    max_sessions: int = Field(10_000, ge=1, description="sessions whose last replica is remembered; a tie-breaker")
+    cost: ReplicaConfig = ReplicaConfig()
+
+
+class RoutedPrompt(NamedTuple):
+    """What a board has to know of a request: nothing that the engine does not get as well."""
+
+    request_id: str
+    prompt_token_ids: Sequence[int]
+    cache_salt: str
+    session_id: str | None
+
+
+@dataclass(slots=True)
+class Seat:
+    """One replica on the board. blocks: what its engine reports, or a model of it; None: nothing is known of it."""
+
+    replica_id: str
+    load: ReplicaLoad
+    block_size_tokens: int | None = None
+    capacity_blocks: int = 0
+    source: KvSource | None = None
+    blocks: ExactBlocks | MirrorBlocks | None = None
+    follower: KvFollower | None = None
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def mode(self) -> ReplicaMode:
+        """How much is known."""
+        if self.blocks is None:
+            return ReplicaMode.FALLBACK
+        return ReplicaMode.EXACT if isinstance(self.blocks, ExactBlocks) else ReplicaMode.MIRROR
+
+
+@dataclass(slots=True)
+class Open:
+    """A request that is not over. expected: whoever asked releases it; else the end of its call does."""
+
+    prompt: RoutedPrompt
+    expected: bool
+    keys: dict[int, list[int]] = field(default_factory=dict)  # by block size
+    uncached_tokens: dict[str, int] = field(default_factory=dict)
+    choice: ReplicaChoice | None = None
+    booked: str | None = None
+    mirrored: bool = False
+
+
+@dataclass(slots=True)
+class BoardCounts:
+    """Totals since the start, for the metrics."""
+
+    decisions: Counter[ReplicaMode] = field(default_factory=Counter)
+    decision_s: float = 0.0
+    expected_cached_tokens: int = 0
+    input_tokens: int = 0
+    events: EventCounts = field(default_factory=EventCounts)
+
+
+class LoadNews:
+    """Tells the other ingress processes what was booked here; this one tells nobody (serving/load_exchange.py does)."""
+
+    alone = True
+
+    async def run(self) -> None:
+        """Listen to the others until cancelled."""
+
+    def booked(self, request_id: str, replica_id: str, input_tokens: int, uncached_tokens: int) -> None:
+        """A request goes to a replica."""
+
+    def prefilled(self, request_id: str, replica_id: str) -> None:
+        """Its first token came."""
+
+    def released(self, request_id: str, replica_id: str) -> None:
+        """It is over."""
+
+    def mirrored(self, replica_id: str, keys: Sequence[int]) -> None:
+        """A replica whose cache is modelled was sent these blocks."""
+
+
+class ReplicaBoard:
+    """Ranks replicas for prompts and keeps the books of who has what to do."""
+
+    def __init__(self, config: ReplicaRoutingConfig, news: LoadNews | None = None) -> None:
+        self.config = config
+        self.counts = BoardCounts()
+        self.index = BlockIndex()
+        self.seats: dict[str, Seat] = {}
+        self.news = LoadNews() if news is None else news
+        self.unseen = UnseenWork()
+        self.arrivals = Arrivals()
+        self._open: dict[str, Open] = {}
+        self._elsewhere: dict[str, str] = {}  # request of another process -> its replica
+        self._sessions: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._exchange: asyncio.Task[None] | None = None
+
+    def set_replicas(self, metadata: Mapping[str, Mapping[str, Any]]) -> None:
+        """The replicas there are, with what each recorded of itself when it became ready; call it in the event loop.
+
+        metadata: per replica id `block_size_tokens`, `kv_blocks` and `kv_events` (list of sources), each may be absent.
+        """
+        self._loop = asyncio.get_running_loop()
+        if self._exchange is None:
+            self._exchange = asyncio.create_task(self.news.run(), name="load-exchange")
+        for gone in [replica_id for replica_id in self.seats if replica_id not in metadata]:
+            self.remove_replica(gone)
+        for replica_id, facts in metadata.items():
+            if replica_id not in self.seats:
+                self.seats[replica_id] = seat = Seat(
+                    replica_id, ReplicaLoad(self.config.cost.prefill_tokens_per_s), facts.get("block_size_tokens")
+                )
+                seat.capacity_blocks = facts.get("kv_blocks") or 0
+                sources: Sequence[Mapping[str, str]] = facts.get("kv_events") or ()
+                # With several engines in a replica, nobody says which one answers a request.
+                if self.config.kv_events and len(sources) == 1:
+                    seat.source = KvSource(**sources[0])
+                self._furnish(seat)
+
+    def remove_replica(self, replica_id: str) -> None:
+        """A replica is gone, and with it all it held and had to do; unknown ids are fine."""
+        seat = self.seats.pop(replica_id, None)
+        if seat is None:
+            return
+        if seat.task is not None:
+            seat.task.cancel()
+        if seat.blocks is not None:
+            seat.blocks.close()
+        for entry in self._open.values():
+            if entry.booked == replica_id:
+                entry.booked = None
+        self._elsewhere = {request: to for request, to in self._elsewhere.items() if to != replica_id}
+
+    def expect(self, prompt: RoutedPrompt) -> None:
+        """A request is about to be routed; it is kept until `release`."""
+        self._open.setdefault(prompt.request_id, Open(prompt, expected=True))
+
+    def rank(self, prompt: RoutedPrompt, candidates: Sequence[str]) -> list[str]:
+        """The candidates from best to worst; the first one is booked. Empty when nothing is known to rank by.
+
+        Calling it again for a request that found no room ranks anew and moves the booking.
+        """
+        started = time.perf_counter()
+        entry = self._open.get(prompt.request_id)
+        if entry is None:
+            entry = self._open[prompt.request_id] = Open(prompt, expected=False)
+        if entry.choice is None:
+            self.unseen.decided(started)
+        seats = [seat for replica_id in candidates if (seat := self.seats.get(replica_id)) is not None]
+        states = self._states(entry, seats, started)
+        last = None if prompt.session_id is None else self._sessions.get((prompt.cache_salt, prompt.session_id))
+        seed = xxhash.xxh3_64_intdigest(prompt.request_id.encode())
+        try:
+            if all(seat.blocks is None for seat in seats):
+                raise NoReplicaAvailable(f"nothing is known of the caches of {len(candidates)} replicas")
+            ranked = rank_replicas(
+                Prompt(len(prompt.prompt_token_ids), last, seed),
+                states,
+                self.config.cost,
+                0.0 if self.news.alone else self.unseen.work_s,
+                self.arrivals.followed_ratio,
+            )
+        except NoReplicaAvailable:
+            self._decided(entry, ReplicaMode.FALLBACK, None, started)
+            return []
+        best = ranked[0]
+        entry.uncached_tokens = {r.replica_id: r.uncached_tokens for r in ranked}
+        self._decided(entry, self.seats[best.replica_id].mode, best.cached_tokens, started)
+        self._book(entry, best.replica_id)
+        return [replica.replica_id for replica in ranked]
+
+    def routed(self, request_id: str, replica_id: str) -> None:
+        """A replica accepted the request; corrects the booking when it is not the first choice."""
+        entry = self._open.get(request_id)
+        if entry is None or replica_id not in self.seats:
+            return
+        seat = self.seats[replica_id]
+        if entry.booked != replica_id:
+            self._book(entry, replica_id)
+            if entry.choice is not None and entry.choice.mode is not ReplicaMode.FALLBACK:
+                cached = len(entry.prompt.prompt_token_ids) - entry.uncached_tokens.get(replica_id, 0)
+                choice = {"mode": seat.mode, "expected_cached_tokens": cached}
+                entry.choice = entry.choice.model_copy(update=choice)
+        if entry.prompt.session_id is not None:
+            self._remember(entry.prompt.cache_salt, entry.prompt.session_id, replica_id)
+        if isinstance(seat.blocks, MirrorBlocks) and not entry.mirrored:
+            entry.mirrored = True
+            # A millisecond per thousand blocks that the request need not wait for.
+            asyncio.get_running_loop().call_soon(self._mirror, seat, self._keys(entry, seat))
+
+    def prefilled(self, request_id: str) -> None:
+        """The first token came; unknown or repeated ids are fine. May be called from another thread."""
+        self._in_loop(self._prefilled, request_id)
+
+    def release(self, request_id: str) -> None:
+        """Over, however it ended; unknown or repeated ids are fine. May be called from another thread."""
+        self._in_loop(self._release, request_id)
+
+    def is_at(self, request_id: str, replica_id: str) -> bool:
+        """Whether a request is booked on a replica."""
+        entry = self._open.get(request_id)
+        return entry is not None and entry.booked == replica_id
+
+    def call_ended(self, request_id: str) -> None:
+        """The call for a request is over: answered, cancelled, refused or lost. A refused request is ranked again."""
+        entry = self._open.get(request_id)
+        if entry is not None:
+            self._cancel_booking(entry)
+            if not entry.expected:
+                del self._open[request_id]
+
+    def choice(self, request_id: str) -> ReplicaChoice | None:
+        """How the replica of an open request was chosen; None when it is not open or not ranked."""
+        entry = self._open.get(request_id)
+        return None if entry is None else entry.choice
+
+    def booked_elsewhere(
+        self, request_id: str, replica_id: str, input_tokens: int, uncached_tokens: int, decided_at: float
+    ) -> None:
+        """News of another ingress process. decided_at: perf_counter of this machine."""
+        seat = self.seats.get(replica_id)
+        if seat is None or request_id in self._open:
+            return
+        self.released_elsewhere(request_id)
+        self._elsewhere[request_id] = replica_id
+        work_s = seat.load.book(request_id, input_tokens, uncached_tokens, time.perf_counter())
+        self.unseen.booked_elsewhere(decided_at, work_s)
+        self.arrivals.observe(decided_at, work_s)
+
+    def prefilled_elsewhere(self, request_id: str) -> None:
+        """Likewise: its first token came."""
+        seat = self.seats.get(self._elsewhere.get(request_id, ""))
+        if seat is not None:
+            seat.load.prefilled(request_id, time.perf_counter())
+
+    def released_elsewhere(self, request_id: str) -> None:
+        """Likewise: it is over."""
+        seat = self.seats.get(self._elsewhere.pop(request_id, ""))
+        if seat is not None:
+            seat.load.release(request_id, time.perf_counter())
+
+    def mirrored_elsewhere(self, replica_id: str, keys: Sequence[int]) -> None:
+        """Likewise: a replica whose cache is modelled was sent these blocks."""
+        seat = self.seats.get(replica_id)
+        if seat is not None and isinstance(seat.blocks, MirrorBlocks):
+            seat.blocks.used(keys)
+
+    @property
+    def open_requests(self) -> int:
+        """Requests ranked here and not released."""
+        return len(self._open)
+
+    def modes(self) -> Counter[ReplicaMode]:
+        """How many replicas are known how well."""
+        return Counter(seat.mode for seat in self.seats.values())
+
+    def close(self) -> None:
+        """Forget every replica and listen to nobody."""
+        if self._exchange is not None:
+            self._exchange.cancel()
+        for replica_id in list(self.seats):
+            self.remove_replica(replica_id)
+
+    def _states(self, entry: Open, seats: Sequence[Seat], now: float) -> list[ReplicaState]:
+        for seat in seats:
+            self._refurnish(seat, now)
+        matches: dict[int, dict[str, int]] = {}
+        states = []
+        for seat in seats:
+            cached_blocks = 0
+            if seat.blocks is not None and seat.block_size_tokens:
+                size = seat.block_size_tokens
+                if size not in matches:
+                    # The last token is always computed, so a block that holds it cannot be reused.
+                    usable = (len(entry.prompt.prompt_token_ids) - 1) // size
+                    matches[size] = self.index.match(self._keys(entry, seat)[:usable])
+                cached_blocks = matches[size][seat.replica_id]
+            exact, follower = isinstance(seat.blocks, ExactBlocks), seat.follower
+            broken = exact and follower is not None and follower.lost_at is not None
+            states.append(
+                seat.load.state(
+                    seat.replica_id,
+                    now,
+                    cached_tokens=cached_blocks * (seat.block_size_tokens or 0),
+                    resident_blocks=0 if seat.blocks is None else len(seat.blocks),
+                    healthy=not broken,
+                )
+            )
+        return states
+
+    def _keys(self, entry: Open, seat: Seat) -> list[int]:
+        size = seat.block_size_tokens
+        assert size is not None
+        if size not in entry.keys:
+            entry.keys[size] = block_keys(entry.prompt.prompt_token_ids, size, root_key(entry.prompt.cache_salt))
+        return entry.keys[size]
+
+    def _decided(self, entry: Open, mode: ReplicaMode, cached_tokens: int | None, started: float) -> None:
+        if entry.choice is None:  # a request that waits for room is ranked again and counted once
+            self.counts.decisions[mode] += 1
+            self.counts.expected_cached_tokens += cached_tokens or 0
+            self.counts.input_tokens += len(entry.prompt.prompt_token_ids)
+        entry.choice = ReplicaChoice(mode=mode, expected_cached_tokens=cached_tokens)
+        self.counts.decision_s += time.perf_counter() - started
+
+    def _book(self, entry: Open, replica_id: str) -> None:
+        if entry.booked == replica_id:
+            return
+        self._cancel_booking(entry)
+        request_id, tokens = entry.prompt.request_id, len(entry.prompt.prompt_token_ids)
+        uncached = entry.uncached_tokens.get(replica_id, tokens)
+        now = time.perf_counter()
+        work_s = self.seats[replica_id].load.book(request_id, tokens, uncached, now)
+        entry.booked = replica_id
+        self.arrivals.observe(now, work_s)
+        self.news.booked(request_id, replica_id, tokens, uncached)
+
+    def _cancel_booking(self, entry: Open) -> None:
+        if entry.booked is not None:
+            self.seats[entry.booked].load.release(entry.prompt.request_id, time.perf_counter())
+            self.news.released(entry.prompt.request_id, entry.booked)
+            entry.booked = None
+
+    def _prefilled(self, request_id: str) -> None:
+        entry = self._open.get(request_id)
+        if entry is not None and entry.booked is not None:
+            self.seats[entry.booked].load.prefilled(request_id, time.perf_counter())
+            self.news.prefilled(request_id, entry.booked)
+            self._lend_rate()
+
+    def _lend_rate(self) -> None:
+        """A replica that has not prefilled yet counts as fast as its peers, or its queue would look too short."""
+        rates = [seat.load.rate for seat in self.seats.values()]
+        measured = [rate.tokens_per_s for rate in rates if rate.measured]
+        if measured and len(measured) < len(rates):
+            for seat in self.seats.values():
+                if not seat.load.rate.measured:
+                    seat.load.rate = PrefillRate(sum(measured) / len(measured))
+
+    def _release(self, request_id: str) -> None:
+        entry = self._open.pop(request_id, None)
+        if entry is not None:
+            self._cancel_booking(entry)
+
+    def _mirror(self, seat: Seat, keys: Sequence[int]) -> None:
+        if isinstance(seat.blocks, MirrorBlocks) and self.seats.get(seat.replica_id) is seat:
+            seat.blocks.used(keys)
+            self.news.mirrored(seat.replica_id, keys)
+
+    def _remember(self, salt: str, session_id: str, replica_id: str) -> None:
+        key = (salt, session_id)
+        self._sessions[key] = replica_id
+        self._sessions.move_to_end(key)
+        if len(self._sessions) > self.config.max_sessions:
+            self._sessions.popitem(last=False)
+
+    def _furnish(self, seat: Seat, *, mirror: bool = False) -> None:
+        """Give a seat the best knowledge it can have: the engine's reports, a model of its cache, or none."""
+        if not seat.block_size_tokens or not seat.capacity_blocks:
+            return
+        if seat.source is None or mirror:
+            seat.blocks = MirrorBlocks(self.index, seat.replica_id, seat.capacity_blocks)
+            return
+        if seat.follower is None:
+            blocks = ExactBlocks(self.index, seat.replica_id, seat.capacity_blocks)
+            seat.follower = KvFollower(seat.source, seat.block_size_tokens, blocks, counts=self.counts.events)
+            seat.task = asyncio.create_task(seat.follower.run(), name=f"kv-events-{seat.replica_id}")
+            seat.task.add_done_callback(_log_failure)
+        else:
+            seat.follower.forget()  # what the model said is in the index, too
+        seat.blocks = seat.follower.blocks
+
+    def _refurnish(self, seat: Seat, now: float) -> None:
+        """Model a replica whose events stay away although it runs, and follow it again when they come back."""
+        follower = seat.follower
+        if follower is None or seat.task is None:
+            return
+        away_s = 0.0 if follower.lost_at is None else now - follower.lost_at
+        if isinstance(seat.blocks, ExactBlocks):
+            if seat.task.done() or away_s > self.config.unreachable_after_s:
+                seat.blocks.cleared()
+                self._furnish(seat, mirror=True)
+        elif follower.synced and not seat.task.done():
+            self._furnish(seat)
+
+    def _in_loop(self, call: Callable[[str], None], request_id: str) -> None:
+        """Ray may run its router in a loop of its own (RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP)."""
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        if self._loop is None or here is self._loop:
+            call(request_id)
+        elif not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(call, request_id)
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("following KV events failed; the replica's cache is modelled instead", exc_info=error)
+
+
+_boards: dict[tuple[str, str], ReplicaBoard] = {}
+
+
+def shared_board(application: str, deployment: str, config: ReplicaRoutingConfig) -> ReplicaBoard:
+    """This process's board of a deployment, made when first asked for: every handle's router and the tier share it."""
+    return _boards.setdefault((application, deployment), ReplicaBoard(config))
