@@ -21,6 +21,8 @@ COMMANDS = {
     "train-gate": ("models.gate.train", "learn from graded pairs which drafts are good"),
     "score": ("models.router.evaluate", "say what a trained artefact thinks of graded pairs"),
     "calibrate": ("models.calibrate", "choose thresholds that keep a quality target, from labels not trained on"),
+    "train-tier1": ("models.tier1.train", "train a LoRA adapter of tier 1 on examples, SFT or DPO; resumable"),
+    "answer": ("models.tier1.evaluate", "answer held-out prompts with tier 1, with or without an adapter"),
     "list": ("models.listing", "show the models of the catalog and which are ready"),
 }
 
