@@ -23,6 +23,7 @@ COMMANDS = {
     "calibrate": ("models.calibrate", "choose thresholds that keep a quality target, from labels not trained on"),
     "train-tier1": ("models.tier1.train", "train a LoRA adapter of tier 1 on examples, SFT or DPO; resumable"),
     "answer": ("models.tier1.evaluate", "answer held-out prompts with tier 1, with or without an adapter"),
+    "export": ("models.flywheel.export", "write training sets from the ledger's samples: router pairs, SFT or DPO"),
     "list": ("models.listing", "show the models of the catalog and which are ready"),
 }
 

@@ -14,6 +14,18 @@ _NOT_A_WORD: Final = re.compile(r"\W+")
 _SHORT_STEM_CHARS: Final = 40  # a shorter stem ("which is true?") does not tell two questions apart
 
 
+class Provenance(Record):
+    """Where a label of our own comes from; tenant is a hash, enough to tell tenants apart and to cap one."""
+
+    request_id: str
+    at: str
+    tenant: str
+    grader: str
+    tier1_model: str | None = None
+    frontier_model: str | None = None
+    config_hash: str | None = None
+
+
 class Pair(Record):
     """One prompt with both tiers' graded answers; texts and extracted answers where the source has them."""
 
@@ -26,6 +38,7 @@ class Pair(Record):
     frontier_output: str | None = None
     tier1_answer: str | None = Field(None, description="the extracted answer of the draft; None: none found")
     other_answers: tuple[str | None, ...] = Field((), description="the same of other models or samples")
+    provenance: Provenance | None = Field(None, description="None: from outside")
 
     @property
     def gain(self) -> float:

@@ -29,7 +29,7 @@ def data_sha256(pairs: Iterable[Pair]) -> str:
     """Hash of what was trained on: ids, prompts, grades and answers, in order."""
     digest = hashlib.sha256()
     for pair in pairs:
-        digest.update(pair.model_dump_json().encode() + b"\n")
+        digest.update(pair.model_dump_json(exclude={"provenance"}).encode() + b"\n")
     return digest.hexdigest()
 
 
