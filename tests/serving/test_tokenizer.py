@@ -302,3 +302,32 @@ def test_tokenizer_without_a_chat_template_stops_the_start(tmp_path: Path) -> No
         (tmp_path / name).write_bytes((MODEL / name).read_bytes())
     with pytest.raises(ConfigInvalid, match="chat template"):
         PromptTokenizer(tmp_path)
+
+
+def with_template(model_dir: Path, template: Any, **settings: Any) -> PromptTokenizer:
+    """The real vocabulary under another template, kept in the settings as older models keep it."""
+    (model_dir / "tokenizer.json").write_bytes((MODEL / "tokenizer.json").read_bytes())
+    own = json.loads((MODEL / "tokenizer_config.json").read_text())
+    (model_dir / "tokenizer_config.json").write_text(json.dumps({**own, "chat_template": template, **settings}))
+    return PromptTokenizer(model_dir)
+
+
+def test_template_in_the_settings_is_used(tmp_path: Path) -> None:
+    tokenizer = with_template(tmp_path, "{{ messages[0].content }}")
+    assert tokenizer.render_chat(call_body(messages=[said("hi")])) == vocabulary().encode("hi").ids
+
+
+def test_of_several_templates_the_default_is_used(tmp_path: Path) -> None:
+    named = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": "{{ messages[0].content }}"}]
+    tokenizer = with_template(tmp_path, named)
+    assert tokenizer.render_chat(call_body(messages=[said("hi")])) == vocabulary().encode("hi").ids
+
+
+def test_template_may_name_special_tokens(tmp_path: Path) -> None:
+    tokenizer = with_template(tmp_path, "{{ bos_token }}a{{ eos_token }}", bos_token={"content": "<|im_start|>"})
+    assert tokenizer.render_chat(call_body(messages=[said("hi")])) == [IM_START, *vocabulary().encode("a").ids, IM_END]
+
+
+def test_several_templates_without_a_default_stop_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match="chat template"):
+        with_template(tmp_path, [{"name": "tool_use", "template": "no"}])
