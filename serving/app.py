@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import gc
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -105,7 +106,10 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The name Ray Serve looks for; called after the constructor."""
-        return build_app(self._stack)
+        app = build_app(self._stack)
+        gc.collect()
+        gc.freeze()  # what was built stays: a collection then looks at requests alone and not at every module
+        return app
 
 
 def application(config: StackConfig) -> serve.Application:
