@@ -37,6 +37,7 @@ class StackError(Exception):
     code: ClassVar[str] = "internal_error"
     retryable: ClassVar[bool] = False
     closes: ClassVar[bool] = False  # the connection ends with the answer
+    tried_out: ClassVar[bool] = False  # our budget of tries is spent; an SDK that retries at once would multiply it
 
     def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -134,7 +135,7 @@ class FrontierRejected(StackError):
 
 class FrontierUnavailable(StackError):
     status, code = 503, "frontier_unavailable"
-    retryable = True
+    retryable = tried_out = True
 
 
 class Tier1Failed(StackError):
@@ -149,7 +150,7 @@ class RouterFailed(StackError):
 
 class DeadlineExceeded(StackError):
     status, type, code = 504, "timeout_error", "deadline_exceeded"
-    retryable = True
+    retryable = tried_out = True
 
 
 class StreamBroken(StackError):

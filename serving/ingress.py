@@ -55,7 +55,7 @@ from serving.openai_schema import (
     requested_model,
     to_call_body,
 )
-from serving.release import ReleaseConfig, Released, retry_after, send_json
+from serving.release import ReleaseConfig, Released, retry_headers, send_json
 from serving.telemetry import Telemetry
 from serving.tiers import Call, DraftEngine, Frame, RouterModel, Tiers
 from serving.trace import METADATA_VERSION, RequestTrace
@@ -402,7 +402,7 @@ class Admission:
         if self._in_flight >= self._limit:
             self._telemetry.refused.inc()
             error = QueueFull(f"{self._limit} requests are being answered already; retry shortly", retry_after_s=1)
-            await send_json(send, error.http_status, error.body(), retry_after(error))
+            await send_json(send, error.http_status, error.body(), retry_headers(error))
             return
         self._in_flight += 1
         self._telemetry.in_flight.inc()
@@ -416,7 +416,7 @@ class Admission:
 async def on_stack_error(_: Request, error: Exception) -> Response:
     """A named error: its own status, OpenAI's shape."""
     assert isinstance(error, StackError)
-    headers = {**retry_after(error), **({"connection": "close"} if error.closes else {})}
+    headers = {**retry_headers(error), **({"connection": "close"} if error.closes else {})}
     return JSONResponse(error.body(), error.http_status, headers)
 
 

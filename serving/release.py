@@ -112,7 +112,7 @@ class Released(Response):
             if body is None:
                 raise StreamBroken("the serving tier ended without an answer")
         except StackError as error:
-            await send_json(send, error.http_status, error.body(), {**self._late_headers(), **retry_after(error)})
+            await send_json(send, error.http_status, error.body(), {**self._late_headers(), **retry_headers(error)})
             return
         body["tierwise"] = self._metadata()
         await send_json(send, 200, body, self._late_headers())
@@ -168,7 +168,7 @@ class Released(Response):
             await write(DONE)
         except StackError as error:
             if not started:
-                await send_json(send, error.http_status, error.body(), {**self._late_headers(), **retry_after(error)})
+                await send_json(send, error.http_status, error.body(), {**self._late_headers(), **retry_headers(error)})
                 return
             if last is not None:
                 await write(sse(last))
@@ -197,9 +197,12 @@ def encode(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
 
 
-def retry_after(error: StackError) -> dict[str, str]:
-    """Retry-After in whole seconds, rounded up so that nobody comes back early."""
-    return {} if error.retry_after_s is None else {"retry-after": str(max(1, -int(-error.retry_after_s // 1)))}
+def retry_headers(error: StackError) -> dict[str, str]:
+    """What a client's own retries should know: when to come back (whole seconds, rounded up), or not to at once."""
+    headers = {"x-should-retry": "false"} if error.tried_out else {}  # the openai and anthropic SDKs heed it
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(max(1, -int(-error.retry_after_s // 1)))
+    return headers
 
 
 async def send_json(send: Send, status: int, body: Mapping[str, Any], headers: Mapping[str, str]) -> None:

@@ -90,18 +90,8 @@ def running(folder: Path, **changes: dict[str, Any]) -> Iterator[RunningStack]:
     """Start the stack, wait until every tier has generated a token, stop it with Ctrl-C's signal."""
     profile, gateway, standin = write_profile(folder, changes)
     output = folder / "serve.log"
-    with output.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "serving", "serve", str(profile)],
-            cwd=ROOT,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
-        )
     url, standin_url = f"http://127.0.0.1:{gateway}", f"http://127.0.0.1:{standin}"
-    try:
-        wait_until_up(process, output)
+    with started(profile, output):
         yield RunningStack(
             url,
             standin_url,
@@ -111,6 +101,23 @@ def running(folder: Path, **changes: dict[str, Any]) -> Iterator[RunningStack]:
             Anthropic(base_url=standin_url, api_key="none", max_retries=0, timeout=300),
             output,
         )
+
+
+@contextmanager
+def started(profile: Path, output: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`python -m serving serve PROFILE`, its words in `output`; up when it says so, stopped with Ctrl-C's signal."""
+    with output.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "serving", "serve", str(profile)],
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )
+    try:
+        wait_until_up(process, output)
+        yield process
     finally:
         process.send_signal(signal.SIGINT)
         try:

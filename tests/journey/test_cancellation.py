@@ -1,17 +1,23 @@
 """A client that leaves frees everything that ran for it, in every phase; load beyond the limits is refused at once."""
 
 import asyncio
+import gc
 import random
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from routing.schema import AttemptOutcome, RequestOutcome
 from serving.errors import QueueFull
+from serving.hold import GatedDraft
+from serving.release import Released
+from serving.trace import RequestTrace
 from tests.journey.conftest import StartGateway
 from tests.journey.gateway import Gateway
 from tests.journey.scripted import Draft
@@ -110,6 +116,9 @@ async def test_a_thousand_cancels_at_random_times_leave_nothing_behind(start: St
         span_s = time.perf_counter() - began  # what a batch takes on this machine now: cancels fall into every phase
         for start_at in range(0, 1000, 50):
             await asyncio.gather(*(one(n) for n in range(start_at, start_at + 50)))
+            if start_at == 450:
+                halfway_bytes = psutil.Process().memory_info().rss
+        assert psutil.Process().memory_info().rss - halfway_bytes < 16 * 2**20, "500 cancels kept memory"
         await g.tier1.until(running=0)
         await g.upstream.idle()
         await g.bell.until(lambda: g.stack.telemetry.in_flight._value.get() == 0)
@@ -117,6 +126,9 @@ async def test_a_thousand_cancels_at_random_times_leave_nothing_behind(start: St
         assert {row.outcome for row in g.rows} >= {RequestOutcome.OK, RequestOutcome.CANCELLED}
         g.tier1.always(Draft())
         assert (await g.chat()).status_code == 200, "the gateway still answers"
+        gc.collect()
+        kept = Counter(type(o) for o in gc.get_objects() if isinstance(o, RequestTrace | GatedDraft | Released))
+        assert all(count <= 1 for count in kept.values()), kept  # the newest may be on its way out
 
 
 async def test_full_gateway_refuses_at_once_with_retry_after(start: StartGateway) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, InternalServerError
 
 from routing.schema import AttemptOutcome
 from tests.journey.conftest import StartGateway
@@ -150,6 +150,16 @@ async def test_one_budget_bounds_every_attempt_however_the_client_asks(g: Gatewa
     """Fault 45: max_tries upstream calls for one request; the SDKs upstream do not retry by themselves."""
     g.upstream.always(error(500))
     assert (await g.chat(model="frontier")).status_code == 503
+    assert g.upstream.calls == 3
+
+
+async def test_an_sdk_with_its_default_retries_does_not_multiply_a_budget_that_is_spent(g: Gateway) -> None:
+    """Fault 45: our 503 says that it was tried already, and the SDK believes it."""
+    g.upstream.always(error(500))
+    client = AsyncOpenAI(base_url=f"{g.url}/v1", api_key="none")
+    assert client.max_retries > 0
+    with pytest.raises(InternalServerError):
+        await client.chat.completions.create(model="frontier", messages=[{"role": "user", "content": "hi"}])
     assert g.upstream.calls == 3
 
 

@@ -12,7 +12,7 @@ from starlette.types import Message
 
 from routing.schema import Usage
 from serving.errors import FrontierRejected, FrontierUnavailable, QueueFull, StackError, StreamBroken
-from serving.release import DONE, KEEP_ALIVE, QUEUED_FRAMES, ReleaseConfig, Released, retry_after
+from serving.release import DONE, KEEP_ALIVE, QUEUED_FRAMES, ReleaseConfig, Released, retry_headers
 from serving.tiers import Frame
 from tests.journey.upstream_wire import Bell
 
@@ -177,12 +177,12 @@ async def test_retry_after_is_sent_with_the_status() -> None:
 
 @given(st.floats(0, 1e6))
 def test_retry_after_is_never_early(seconds: float) -> None:
-    told = int(retry_after(QueueFull("full", retry_after_s=seconds))["retry-after"])
+    told = int(retry_headers(QueueFull("full", retry_after_s=seconds))["retry-after"])
     assert max(seconds, 1) <= told < seconds + 1 or told == 1
 
 
 def test_error_without_a_time_names_none() -> None:
-    assert retry_after(QueueFull("full")) == {}
+    assert retry_headers(QueueFull("full")) == {}
 
 
 async def test_error_after_the_first_frame_is_a_frame_and_there_is_no_done() -> None:
