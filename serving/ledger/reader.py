@@ -6,15 +6,16 @@ from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from operator import itemgetter
 
-from sqlalchemy import ColumnElement, Connection, Engine, and_, case, func, or_, select, true
+from sqlalchemy import ColumnElement, Connection, Engine, and_, case, func, inspect, or_, select, true
 
+from routing.savings import Grade
 from routing.schema import AttemptKind, AttemptOutcome, Record, RequestOutcome, RequestRecord, Tier
 from serving.errors import ConfigInvalid
 from serving.ledger import render
 from serving.ledger.config import LedgerConfig
 from serving.ledger.rows import record_from_rows
 from serving.ledger.store import open_engine
-from serving.ledger.tables import attempts, requests
+from serving.ledger.tables import attempts, requests, samples
 
 _PAGE = 500  # rows per query: about 1 MB, and no transaction is open while the caller works on them
 _LATE = timedelta(
@@ -84,6 +85,21 @@ class LedgerReader:
         with self._connect() as connection:
             n = connection.execute(select(func.count()).select_from(requests).where(*_range(since, until, tenant)))
             return int(n.scalar_one())
+
+    def grades(self, since: Instant | None = None, until: Instant | None = None) -> dict[str, Grade]:
+        """How good the sampled answers of a range were, by request id; empty while nothing was graded."""
+        s = samples.c
+        graded = or_(s.tier1_quality.is_not(None), s.frontier_quality.is_not(None))
+        within = [*([] if since is None else [s.at >= _utc(since)]), *([] if until is None else [s.at < _utc(until)])]
+        with self._connect() as connection:
+            if not inspect(connection).has_table(samples.name):
+                return {}
+            rows = connection.execute(
+                select(s.request_id, s.tier1_quality, s.frontier_quality).where(graded, *within)
+            ).all()
+        return {
+            request_id: Grade(tier1_quality=tier1, frontier_quality=frontier) for request_id, tier1, frontier in rows
+        }
 
     def latest(self, n: int, tenant: str | None = None) -> list[RequestRecord]:
         """The n requests that began last, oldest first."""

@@ -22,9 +22,9 @@ def savings_report(
 ) -> SavingsReport:
     """The report of since <= at < until, in memory that does not grow with the number of requests.
 
-    grades: by request id. Raises ConfigInvalid when there is no ledger or an instant is none.
+    grades: by request id; None: those of the ledger's samples. Raises ConfigInvalid when there is no ledger or an instant is none.
     """
-    grades = grades or {}
+    grades = reader.grades(since, until) if grades is None else grades
     bar = tqdm(
         total=2 * reader.count(since, until, tenant), unit="request", disable=not show_progress, leave=False, delay=1
     )

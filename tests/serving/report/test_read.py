@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from routing.samples import Sample, SampleSource
 from routing.savings import Grade, Layer, SavingsConfig
 from routing.schema import AttemptOutcome, RequestRecord, Usage
 from serving.errors import ConfigInvalid
 from serving.ledger.config import LedgerConfig
 from serving.ledger.export import export_jsonl
+from serving.ledger.lessons import LessonStore
 from serving.ledger.reader import LedgerReader
 from serving.ledger.store import Store
 from serving.report.read import savings_report
@@ -164,6 +166,29 @@ def test_range_tenant_and_grades_are_taken(ledger: LedgerConfig) -> None:
     report = savings_report(reader, SavingsConfig(), until="2026-03-01T12:00:01", tenant="blue", grades=grades)
     assert (report.total.requests, report.total.n_graded) == (1, 1)
     assert report.until == "2026-03-01T12:00:01"
+
+
+def test_quality_comes_from_the_samples_that_were_graded(ledger: LedgerConfig) -> None:
+    reader = fill(ledger, list(EXAMPLES))
+    sample = Sample(
+        request_id="req-accepted",
+        at=ACCEPTED.at,
+        tenant="blue",
+        category="code",
+        source=SampleSource.SHADOW,
+        messages=({"role": "user", "content": "?"},),
+        tier1_quality=0.25,
+        frontier_quality=0.75,
+        config_hash="c0ffee",
+    )
+    lessons = LessonStore(ledger)
+    lessons.put_samples([sample, sample.model_copy(update={"request_id": "req-failed", "tier1_quality": None})])
+    lessons.close()
+    total = savings_report(reader, SavingsConfig()).total
+    assert total.n_graded == 1
+    assert total.quality is not None
+    assert total.frontier_quality is not None
+    assert (total.quality.value, total.frontier_quality.value) == (0.25, 0.75)
 
 
 def test_ledger_that_is_not_there_is_named(ledger: LedgerConfig) -> None:
