@@ -114,6 +114,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--tenant", help="only this tenant")
     command.add_argument("--kernel-speedup", type=float, help="engine seconds without / with kernel options, measured")
     command.add_argument("--json", action="store_true", help="print the report as one JSON document")
+    command.add_argument("--html", type=Path, help="also write it as one page that needs nothing else")
     command.add_argument("--config", default=DEFAULT_PROFILE, type=Path, help=f"profile ({DEFAULT_PROFILE})")
     command.set_defaults(run=run_report)
 
@@ -323,6 +324,13 @@ def run_report(args: argparse.Namespace) -> int:
         args.tenant,
         show_progress=sys.stderr.isatty(),
     )
+    if args.html:
+        from serving.report.html import render as page
+
+        try:
+            args.html.write_text(page(report), encoding="utf-8")
+        except OSError as error:
+            raise ConfigInvalid(f"cannot write {args.html}: {error.strerror}") from error
     print(report.model_dump_json(indent=2) if args.json else render(report), end="\n" if args.json else "")
     return 0
 

@@ -28,6 +28,7 @@ from routing.schema import Api, Record, RequestedModel, RequestRecord, Tier
 from serving.budget_desk import add_budget_routes
 from serving.budgets import Budgets, within_budget
 from serving.cascade import Sections, answer
+from serving.dashboard import Live, add_dashboard_routes
 from serving.errors import (
     BodyTooLarge,
     ClientGone,
@@ -160,6 +161,7 @@ def build_app(stack: Stack) -> FastAPI:
         return JSONResponse(await stack.feedback.take(raw, principal.tenant))
 
     add_budget_routes(app, stack.keys, stack.budgets)
+    add_dashboard_routes(app, stack.ledger.config, live(stack))
 
     @app.get("/v1/models")
     async def models(request: Request) -> JSONResponse:
@@ -346,6 +348,14 @@ def decision_headers(trace: RequestTrace) -> dict[str, str]:
 def model_card(name: RequestedModel) -> dict[str, Any]:
     """OpenAI's model object; created is 0 because these are policies, not artefacts."""
     return {"id": name.value, "object": "model", "created": 0, "owned_by": "tierwise"}
+
+
+def live(stack: Stack) -> Live:
+    """What the dashboard may ask about this moment."""
+    engines = {Tier.TIER1: stack.tiers.tier1.stats}
+    if stack.tiers.router is not None:
+        engines[Tier.ROUTER] = stack.tiers.router.stats
+    return Live(stack.keys, stack.budgets, engines, lambda: stack.telemetry.in_flight_now)
 
 
 async def show_load(stack: Stack) -> None:

@@ -126,6 +126,11 @@ class Telemetry:
         """Show what the choice of a replica goes by; the board of a tier with several replicas."""
         self.registry.register(ReplicaCollector(board))
 
+    @property
+    def in_flight_now(self) -> int:
+        """Requests being answered by this process."""
+        return int(self.registry.get_sample_value("tierwise_in_flight_requests") or 0)
+
     def render(self) -> bytes:
         """The text exposition."""
         return generate_latest(self.registry)

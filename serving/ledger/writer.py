@@ -85,6 +85,11 @@ class Ledger:
         else:
             self._overflow(record)
 
+    @property
+    def config(self) -> LedgerConfig:
+        """Where the rows go."""
+        return self._config
+
     def ready(self) -> bool:
         """Whether requests may be served: under on_failure=serve always, else while the database takes rows."""
         return self._config.on_failure == "serve" or self._up.is_set()
