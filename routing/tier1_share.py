@@ -71,3 +71,12 @@ def tier1_share(target: float, relative_quality: float | None = None) -> Tier1Sh
         high=kept_ratio(best, target, best_steepness(best)),
         source=SOURCE,
     )
+
+
+def observed_share(kept: int, n: int, source: str) -> Tier1Share:
+    """The share seen in n >= 1 requests of one's own, with Wilson's 95 % interval as its bounds."""
+    p, z = kept / n, 1.96
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    reach = z / (1 + z * z / n) * math.sqrt((p * (1 - p) + z * z / (4 * n)) / n)
+    low, high = min(max(0.0, middle - reach), p), max(min(1.0, middle + reach), p)  # p = 0 and 1 are bounds themselves
+    return Tier1Share(low=low, expected=p, high=high, source=source)
