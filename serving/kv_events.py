@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 import msgspec
@@ -27,19 +26,13 @@ REPLAY_TIMEOUT_S = 1.0  # publishers answer between two batches, and every 0.1 s
 # The loop that routes requests also applies events, at 380,000 blocks a second: this many are about 0.7 ms.
 BLOCKS_PER_TURN = 256
 END_OF_REPLAY = (-1).to_bytes(8, "big", signed=True)
+GPU = "GPU"  # vLLM's word for the engine's own memory, also on a CPU
 # Positions of what we read in the arrays that vLLM sent before its events were maps.
 ARRAY_FIELDS = {
     "BlockStored": ("block_hashes", "parent_block_hash", "token_ids", "block_size", "lora_id", "medium", "lora_name"),
     "BlockRemoved": ("block_hashes", "medium"),
     "AllBlocksCleared": (),
 }
-
-
-class Medium(StrEnum):
-    """Where an engine keeps KV blocks, in vLLM's words."""
-
-    GPU = "GPU"
-    HOST = "CPU"
 
 
 class KvSource(msgspec.Struct, frozen=True):
@@ -73,7 +66,7 @@ class Batch:
 
 @dataclass(slots=True)
 class KvFollower:
-    """Keeps `blocks` (and `host_blocks`) equal to what one engine holds. `run` it in a task; cancelling it ends it.
+    """Keeps `blocks` equal to what one engine's GPU holds. `run` it in a task; cancelling it ends it.
 
     synced: whether the engine's reports have been read up to now. lost_at: perf_counter since the connection is gone,
     None while it stands.
@@ -82,7 +75,6 @@ class KvFollower:
     source: KvSource
     block_size_tokens: int
     blocks: ExactBlocks
-    host_blocks: ExactBlocks | None = None
     counts: EventCounts = field(default_factory=EventCounts)
     synced: bool = False
     lost_at: float | None = None
@@ -207,21 +199,19 @@ class KvFollower:
         self.synced = False
         self._last, self._replayed_to = None, -1
         self.blocks.cleared()
-        if self.host_blocks is not None:
-            self.host_blocks.cleared()
 
 
 def apply_event(event: Mapping[str, Any], follower: KvFollower) -> int:
-    """Apply one event to the blocks of its medium; returns how many blocks it named."""
-    blocks = follower.host_blocks if event.get("medium") == Medium.HOST else follower.blocks
+    """Apply one event to the follower's blocks; returns how many blocks it named."""
+    blocks = follower.blocks
     kind = event.get("type")
     if kind == "AllBlocksCleared":
         follower.counts.cleared += 1
-        follower.blocks.cleared()
+        blocks.cleared()
         return 1
     hashes = event.get("block_hashes", ())
-    if blocks is None or event.get("group_idx"):
-        return 0  # a medium nobody asked for, or one of several kinds of attention: the first one stands for all
+    if event.get("medium") not in (None, GPU) or event.get("group_idx"):
+        return 0  # what was offloaded, or one of several kinds of attention: the first one stands for all
     if kind == "BlockRemoved":
         blocks.removed(hashes)
     elif kind == "BlockStored" and event["block_size"] == follower.block_size_tokens:
