@@ -18,7 +18,7 @@ import aiohttp
 class Sample:
     """One request as the client saw it. Seconds; None: did not happen.
 
-    frames_s: arrival times of content frames after the start, shape (frames,).
+    frames_s: arrival times of content frames after the start, shape (frames,). text: the first choice's content.
     """
 
     started_s: float
@@ -30,6 +30,7 @@ class Sample:
     cached_tokens: int | None = None
     status: int | None = None
     error: str | None = None
+    text: str = ""
     tierwise: dict[str, Any] | None = None
 
     @property
@@ -45,11 +46,13 @@ class Sample:
         return (self.e2e_s - self.ttft_s) / ((self.output_tokens or 0) - 1)
 
 
-async def request(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> Sample:
+async def request(
+    session: aiohttp.ClientSession, url: str, body: dict[str, Any], headers: dict[str, str] | None = None
+) -> Sample:
     """Send one completion and take everything down that happens; never raises for what the server does."""
     sample = Sample(started_s=time.perf_counter())
     try:
-        async with session.post(url, json=body) as reply:
+        async with session.post(url, json=body, headers=headers) as reply:
             sample.status = reply.status
             if reply.status != 200:
                 sample.error = (await reply.text())[:300]
@@ -72,7 +75,8 @@ def take_line(sample: Sample, line: bytes) -> None:
     if "error" in chunk:
         sample.error = str(chunk["error"])[:300]
     choices = chunk.get("choices") or []
-    if choices and ((choices[0].get("delta") or {}).get("content") or choices[0].get("text")):
+    if choices and (text := (choices[0].get("delta") or {}).get("content") or choices[0].get("text")):
+        sample.text += text
         sample.frames_s.append(time.perf_counter() - sample.started_s)
         if sample.ttft_s is None:
             sample.ttft_s = sample.frames_s[0]

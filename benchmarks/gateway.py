@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -206,11 +206,15 @@ def print_card(facts: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def process(command: list[str], url: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A child that is up once its URL answers; asked to stop at the end and waited for."""
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+def process(
+    command: list[str], url: str, env: Mapping[str, str] | None = None, timeout_s: float = START_TIMEOUT_S
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A child that is up once its URL answers; asked to stop at the end and waited for. env: besides our own."""
+    child = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, start_new_session=True, env={**os.environ, **(env or {})}
+    )
     try:
-        asyncio.run(until_up(child, url))
+        asyncio.run(until_up(child, url, timeout_s))
         yield child
     finally:
         child.send_signal(signal.SIGTERM)
@@ -220,9 +224,9 @@ def process(command: list[str], url: str) -> Iterator[subprocess.Popen[bytes]]:
             child.kill()
 
 
-async def until_up(child: subprocess.Popen[bytes], url: str) -> None:
+async def until_up(child: subprocess.Popen[bytes], url: str, timeout_s: float = START_TIMEOUT_S) -> None:
     """Poll until the URL answers 200; a proxy without its application says 404."""
-    give_up = time.perf_counter() + START_TIMEOUT_S
+    give_up = time.perf_counter() + timeout_s
     async with new_session(5) as session:
         while time.perf_counter() < give_up:
             if child.poll() is not None:
@@ -232,7 +236,7 @@ async def until_up(child: subprocess.Popen[bytes], url: str) -> None:
                     if reply.status == 200:
                         return
             await asyncio.sleep(0.25)
-    raise SystemExit(f"{url} did not answer within {START_TIMEOUT_S} s")
+    raise SystemExit(f"{url} did not answer within {timeout_s} s")
 
 
 def gateway_memory(pid: int) -> int | None:

@@ -19,7 +19,16 @@ from routing.replicas import Prompt, ReplicaConfig, rank_replicas
 class RouterView:
     """What one ingress process knows of the replicas: its own bookings at once, the others' when they arrive."""
 
-    def __init__(self, replicas: int, capacity_blocks: int, block_size_tokens: int, alone: bool, seed: int) -> None:
+    def __init__(
+        self,
+        replicas: int,
+        capacity_blocks: int,
+        block_size_tokens: int,
+        alone: bool,
+        seed: int,
+        host_blocks: int = 0,
+    ) -> None:
+        """host_blocks: KV blocks that one replica keeps in host memory besides; 0: it has no such tier."""
         self.replica_ids = [f"replica-{n}" for n in range(replicas)]
         self.capacity_tokens = capacity_blocks * block_size_tokens
         self.block_size_tokens = block_size_tokens
@@ -27,6 +36,10 @@ class RouterView:
         self.random = random.Random(seed)
         self.index = BlockIndex()
         self.mirrors = [MirrorBlocks(self.index, replica_id, capacity_blocks) for replica_id in self.replica_ids]
+        self.host_index = BlockIndex()
+        self.host_mirrors = [
+            MirrorBlocks(self.host_index, replica_id, host_blocks) for replica_id in self.replica_ids if host_blocks
+        ]
         self.loads = [ReplicaLoad() for _ in self.replica_ids]
         self.unseen = UnseenWork()
         self.arrivals = Arrivals()
@@ -39,11 +52,22 @@ class RouterView:
         longest = request.input_tokens - 1
         return [min(held[replica_id] * self.block_size_tokens, longest) for replica_id in self.replica_ids]
 
+    def host_tokens(self, request: TraceRequest, cached: list[int]) -> list[int]:
+        """What follows the cached prefix in each replica's host memory."""
+        if not self.host_mirrors:
+            return [0] * len(cached)
+        held = self.host_index.match(request.keys)
+        longest = request.input_tokens - 1
+        depths = [min(held[replica_id] * self.block_size_tokens, longest) for replica_id in self.replica_ids]
+        return [max(0, depth - tokens) for depth, tokens in zip(depths, cached, strict=True)]
+
     def booked(
         self, number: int, request: TraceRequest, replica: int, uncached_tokens: int, decided_at: float, now: float
     ) -> float:
         """A request goes to a replica, decided here or elsewhere. Returns its expected seconds of prefill."""
         self.mirrors[replica].used(request.keys)
+        if self.host_mirrors:
+            self.host_mirrors[replica].used(request.keys)
         self.active_tokens[replica] += request.input_tokens
         self.session_replica[request.session] = replica
         work_s = self.loads[replica].book(str(number), request.input_tokens, uncached_tokens, now)
@@ -100,8 +124,10 @@ class KvAware(Policy):
         view = self.view
         cached = view.cached_tokens(request)
         states = [
-            load.state(replica_id, now, cached_tokens=tokens, resident_blocks=len(mirror))
-            for replica_id, load, mirror, tokens in zip(view.replica_ids, view.loads, view.mirrors, cached, strict=True)
+            load.state(replica_id, now, cached_tokens=tokens, resident_blocks=len(mirror), host_tokens=host)
+            for replica_id, load, mirror, tokens, host in zip(
+                view.replica_ids, view.loads, view.mirrors, cached, view.host_tokens(request, cached), strict=True
+            )
         ]
         last = view.session_replica.get(request.session)
         prompt = Prompt(request.input_tokens, None if last is None else view.replica_ids[last], seed=number)

@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.replica_policies import POLICIES, RouterView
+from benchmarks.replicas_live import add_live_arguments, run_live
 from benchmarks.trace import TraceRequest, read_trace
 
 FIRST_TOKEN, FINISHED, NEWS = range(3)
@@ -38,16 +39,26 @@ class Setup:
     tokenize_tokens_per_s: float | None = None
     news_delay_s: float = 0.005
     seed: int = 0
+    host_tokens: int = 0
+    host_load_tokens_per_s: float = 200_000.0
 
     @property
     def capacity_blocks(self) -> int:
         """Full blocks in one replica's cache."""
         return self.capacity_tokens // self.block_size_tokens
 
+    @property
+    def host_blocks(self) -> int:
+        """Full blocks in one replica's host memory."""
+        return self.host_tokens // self.block_size_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One policy's outcome. Rates are shares of all input tokens; imbalance: most computed tokens over their mean."""
+    """One policy's outcome. Rates are shares of all input tokens; imbalance: most computed tokens over their mean.
+
+    host_hit_rate: loaded from host memory instead of computed, on top of hit_rate.
+    """
 
     policy: str
     replicas: int
@@ -59,6 +70,7 @@ class Row:
     ttft_p90_s: float
     imbalance: float
     largest_share: float
+    host_hit_rate: float = 0.0
 
 
 class EngineCache:
@@ -104,16 +116,24 @@ def decisions(requests: Sequence[TraceRequest], setup: Setup) -> list[tuple[floa
 def simulate(requests: Sequence[TraceRequest], policy: str, setup: Setup, pooled_hit_rate: float | None = None) -> Row:
     """Replay the trace under one policy."""
     views = [
-        RouterView(setup.replicas, setup.capacity_blocks, setup.block_size_tokens, setup.ingress == 1, setup.seed + n)
+        RouterView(
+            setup.replicas,
+            setup.capacity_blocks,
+            setup.block_size_tokens,
+            setup.ingress == 1,
+            setup.seed + n,
+            setup.host_blocks,
+        )
         for n in range(setup.ingress)
     ]
     policies = [POLICIES[policy](view) for view in views]
     caches = [EngineCache(setup.capacity_blocks) for _ in range(setup.replicas)]
+    hosts = [EngineCache(setup.host_blocks) for _ in range(setup.replicas)]
     free_at = [0.0] * setup.replicas
     computed = [0] * setup.replicas
     routed = [0] * setup.replicas
     ttfts = []
-    hit_tokens = 0
+    hit_tokens = host_hit_tokens = 0
     # (time, running number for equal times, kind, ingress told, request, replica, uncached tokens, decided at)
     events: list[tuple[float, int, int, int, int, int, int, float]] = []
     order = 0
@@ -146,17 +166,22 @@ def simulate(requests: Sequence[TraceRequest], policy: str, setup: Setup, pooled
                 policies[to].finished(about, requests[about], replica)
         request = requests[number]
         chosen = policies[ingress].choose(number, request, now)
-        predicted = request.input_tokens - views[ingress].cached_tokens(request)[chosen]
+        held = views[ingress].cached_tokens(request)
+        predicted = request.input_tokens - held[chosen] - views[ingress].host_tokens(request, held)[chosen]
         views[ingress].unseen.decided(now)
         views[ingress].booked(number, request, chosen, predicted, now, now)
         policies[ingress].booked(number, request, chosen, predicted)
 
         cached = min(caches[chosen].use(request.keys) * setup.block_size_tokens, request.input_tokens - 1)
-        uncached_tokens = request.input_tokens - cached
-        first_token_at = max(now, free_at[chosen]) + uncached_tokens / setup.prefill_tokens_per_s
+        in_host = min(hosts[chosen].use(request.keys) * setup.block_size_tokens, request.input_tokens - 1)
+        loaded = max(0, in_host - cached)
+        uncached_tokens = request.input_tokens - cached - loaded
+        work_s = uncached_tokens / setup.prefill_tokens_per_s + loaded / setup.host_load_tokens_per_s
+        first_token_at = max(now, free_at[chosen]) + work_s
         free_at[chosen] = first_token_at
         ttfts.append(first_token_at - request.at_s)
         hit_tokens += cached
+        host_hit_tokens += loaded
         computed[chosen] += uncached_tokens
         routed[chosen] += 1
         announce(now, NEWS, number, ingress, chosen, predicted, now)
@@ -177,13 +202,14 @@ def simulate(requests: Sequence[TraceRequest], policy: str, setup: Setup, pooled
         ttft_p90_s=float(np.quantile(ttfts, 0.9)),
         imbalance=max(computed) * setup.replicas / sum(computed),
         largest_share=max(routed) / len(requests),
+        host_hit_rate=host_hit_tokens / sum(r.input_tokens for r in requests),
     )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m benchmarks replicas`."""
-    parser.add_argument("--trace", type=Path, required=True, help="requests in Mooncake's form, .jsonl or .jsonl.gz")
-    parser.add_argument("--replicas", type=int, default=4)
+    parser.add_argument("--trace", type=Path, help="requests in Mooncake's form, .jsonl or .jsonl.gz")
+    parser.add_argument("--replicas", type=int, help="4 when replaying, 3 with --live")
     parser.add_argument("--capacity-tokens", type=int, default=1_000_000, help="KV cache of one replica (1,000,000)")
     parser.add_argument("--policy", default="all", choices=["all", *POLICIES])
     parser.add_argument("--ingress", type=int, default=1, help="ingress processes with router states of their own (1)")
@@ -196,15 +222,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokenize-tokens-per-s", type=float, default=1e6, help="of one ingress; instant when there is only one (1e6)"
     )
+    parser.add_argument(
+        "--host-tokens", type=int, default=0, help="KV cache of one replica in host memory, besides (0)"
+    )
+    parser.add_argument("--host-load-tokens-per-s", type=float, default=200_000.0, help="host memory to GPU (200,000)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--aims", action="store_true", help="instead: one table of the routing aims, measured here")
     parser.add_argument("--plot", type=Path, help="also draw TTFT against hits, one point per policy (PNG, SVG)")
+    add_live_arguments(parser.add_argument_group("on running engines instead of a trace"))
 
 
 def setup_of(args: argparse.Namespace) -> Setup:
     """The simulated tier that the options describe."""
     return Setup(
-        replicas=args.replicas,
+        replicas=args.replicas or 4,
         capacity_tokens=args.capacity_tokens,
         block_size_tokens=args.block_size_tokens,
         prefill_tokens_per_s=args.prefill_tokens_per_s,
@@ -213,11 +244,17 @@ def setup_of(args: argparse.Namespace) -> Setup:
         tokenize_tokens_per_s=None if args.ingress == 1 else args.tokenize_tokens_per_s,
         news_delay_s=args.news_delay_s,
         seed=args.seed,
+        host_tokens=args.host_tokens,
+        host_load_tokens_per_s=args.host_load_tokens_per_s,
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print card, table and JSON."""
+    if args.live:
+        return run_live(args)
+    if args.trace is None:
+        raise SystemExit("give a trace with --trace FILE, or --live to measure running engines")
     setup = setup_of(args)
     requests = read_trace(args.trace, setup.block_size_tokens, args.speed)[: args.limit]
     card = {"trace": args.trace.name, "requests": len(requests), "speed": args.speed, **asdict(setup)}
@@ -247,11 +284,14 @@ def run(args: argparse.Namespace) -> int:
 
 def print_rows(rows: Sequence[Row], ceilings: dict[str, float]) -> None:
     """The table."""
-    print(f"{'policy':<16}{'hit rate':>9}{'of pooled':>11}{'TTFT mean/p50/p90 s':>23}{'imbalance':>11}")
+    print(
+        f"{'policy':<16}{'hit rate':>9}{'of pooled':>11}{'TTFT mean/p50/p90 s':>23}{'imbalance':>11}{'from host':>11}"
+    )
     for row in rows:
         share = "-" if row.pooled_hit_share is None else f"{row.pooled_hit_share:.3f}"
         ttft = f"{row.ttft_mean_s:.3f} / {row.ttft_p50_s:.3f} / {row.ttft_p90_s:.3f}"
-        print(f"{row.policy:<16}{row.hit_rate:>9.4f}{share:>11}{ttft:>23}{row.imbalance:>11.3f}")
+        tail = f"{row.imbalance:>11.3f}{row.host_hit_rate:>11.4f}"
+        print(f"{row.policy:<16}{row.hit_rate:>9.4f}{share:>11}{ttft:>23}{tail}")
     for name, hit_rate in ceilings.items():
         print(f"{name:<16}{hit_rate:>9.4f}{'ceiling':>11}")
 

@@ -162,3 +162,32 @@ def test_last_line_is_json_with_every_policy(tmp_path: Path, capsys: pytest.Capt
     named = {"policy", "replicas", "ingress", "hit_rate", "pooled_hit_share", "ttft_mean_s", "ttft_p90_s", "imbalance"}
     assert all(named <= set(row) for row in rows)
     assert (tmp_path / "plot.svg").stat().st_size > 1000
+
+
+# --- host memory
+
+
+def evicted_and_asked_again() -> list[TraceRequest]:
+    """A prompt of two blocks, enough others to push it out of four, and the prompt again."""
+    prompts = [(1, 2), (3, 4), (5, 6), (7, 8), (1, 2)]
+    return [request(10.0 * n, 2500, keys) for n, keys in enumerate(prompts)]
+
+
+def test_prefix_in_host_memory_is_loaded_instead_of_computed() -> None:
+    alone = replace(SETUP, replicas=1, capacity_tokens=4000)
+    cold = simulate(evicted_and_asked_again(), "kv_aware", alone)
+    warm = simulate(evicted_and_asked_again(), "kv_aware", replace(alone, host_tokens=100_000))
+    assert (cold.hit_rate, cold.host_hit_rate) == (0, 0)
+    assert (warm.hit_rate, warm.host_hit_rate) == (0, pytest.approx(2000 / 12_500))
+    # 2,000 tokens of one of five prompts come at 200,000 instead of 10,000 tokens a second.
+    assert cold.ttft_mean_s - warm.ttft_mean_s == pytest.approx((0.2 - 0.01) / 5)
+
+
+@pytest.mark.parametrize("others", range(6, 12))
+def test_replica_with_the_prefix_in_host_memory_is_preferred(others: int) -> None:
+    """Both GPUs have forgotten the prompt, one host has not; who computed what before makes no difference."""
+    requests = [request(0.0, 2500, (1, 2))]
+    requests += [request(10.0 + 10 * n, 2500, (100 + 2 * n, 101 + 2 * n)) for n in range(others)]
+    requests += [request(300.0, 2500, (1, 2))]
+    shape = replace(SETUP, capacity_tokens=4000, host_tokens=100_000)
+    assert simulate(requests, "kv_aware", shape).host_hit_rate == pytest.approx(2000 / (2500 * len(requests)))

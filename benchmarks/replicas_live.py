@@ -1,0 +1,438 @@
+"""Replica routing on running engines, side by side: the same loads, machine and engines for us and for the others.
+
+Every target is three vLLM engines of a small model: behind our gateway under one of Ray Serve's request routers, or
+three OpenAI servers behind another project's router (--peers FOLDER holds its command). Hits are what the engines
+report in each answer's usage. With --overhead engines that answer at once show what choosing a replica costs.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiohttp
+from tqdm import tqdm
+
+from benchmarks.client import Sample, closed_loop, new_session, quantile, request
+from benchmarks.gateway import card, ms, process, until_up
+from benchmarks.tiny_model import Shape, write_model
+from benchmarks.workload import Workload, bodies, load_workload, play, workloads
+
+NOOP_PROFILE = "deploy/profiles/noop.yaml"
+TOKENIZER = Path(".cache/tierwise/models/qwen2.5-coder-0.5b-instruct")
+# 30M parameters, of which 22M are the embedding: prompts cost enough to notice, three engines fit on two cores.
+SHAPE = Shape(hidden_size=256, layers=6, heads=4, kv_heads=4)
+BLOCK_TOKENS = 32
+START_TIMEOUT_S = 400.0
+PREFIX_AFFINITY = "ray.llm._internal.serve.routing_policies.prefix_aware.prefix_aware_router:PrefixCacheAffinityRouter"
+# Name -> tier1.replica_routing.policy of our stack.
+STACKS = {"kv_aware": "kv_aware", "power_of_two": "power_of_two", "ray_prefix_affinity": PREFIX_AFFINITY}
+# Name -> the command in --peers and its policy.
+PEERS = {
+    "vllm_router_cache_aware": ("vllm-router", "cache_aware"),
+    "vllm_router_kv_aware": ("vllm-router", "kv_aware"),
+    "sglang_router_cache_aware": ("smg", "cache_aware"),
+}
+
+
+class Target(NamedTuple):
+    """Something that answers chat completions."""
+
+    url: str
+    model: str
+
+
+def add_live_arguments(parser: argparse._ArgumentGroup) -> None:
+    """Options of `python -m benchmarks replicas --live`."""
+    parser.add_argument("--live", action="store_true", help="start engines and measure; --replicas of them (3)")
+    parser.add_argument("--targets", nargs="*", choices=[*STACKS, *PEERS], help="default: all that can be started")
+    parser.add_argument("--peers", type=Path, help="folder with the commands smg and vllm-router")
+    parser.add_argument("--workloads", nargs="+", choices=list(workloads()), default=list(workloads()))
+    parser.add_argument("--model", type=Path, help="folder of the weights (default: a small one of random weights)")
+    parser.add_argument("--cache-tokens", type=int, default=10_240, help="KV cache of one replica, in tokens (10,240)")
+    parser.add_argument("--sequential", type=int, default=0, help="also so many single requests: expected = found?")
+    parser.add_argument("--overhead", type=int, default=0, metavar="ROUNDS", help="also the cost of choosing")
+    parser.add_argument("--out", type=Path, help="also write the JSON document here")
+
+
+def run_live(args: argparse.Namespace) -> int:
+    """Measure, print card, table and JSON."""
+    replicas = args.replicas or 3
+    facts = card(argparse.Namespace(rounds=args.overhead, requests=100, tokens=1, concurrency=16))
+    facts |= {"benchmark": "replicas --live", "replicas": replicas, "cache_tokens": args.cache_tokens}
+    facts["model"] = str(args.model or f"random weights, {SHAPE}")
+    print("replicas, live  " + "  ".join(f"{name}={value}" for name, value in facts.items()))
+    loads = [load_workload(workloads()[name]) for name in args.workloads]
+    document: dict[str, Any] = {"card": facts, "rows": [], "not_started": {}}
+    chosen = [*STACKS, *(PEERS if args.peers else ())] if args.targets is None else args.targets
+    with tempfile.TemporaryDirectory(prefix="tierwise-bench-") as scratch:
+        if args.overhead:
+            document["overhead"] = overhead(Path(scratch), replicas, args.overhead)
+        model = args.model or (write_model(Path(scratch) / "model", TOKENIZER, SHAPE) if chosen else Path())
+        tier1 = engines(model, replicas, args.cache_tokens) if chosen else {}
+        for name in [name for name in chosen if name in STACKS]:
+            with noted(document, name), stack(Path(scratch), STACKS[name], tier1) as target:
+                document["rows"] += measure(name, target, loads)
+                if name == "kv_aware" and args.sequential:
+                    document["expected"] = asyncio.run(expected_against_found(target, args.sequential))
+        if peers := [name for name in chosen if name in PEERS]:
+            with bare_engines(model, args.cache_tokens, replicas) as urls:
+                for name in peers:
+                    with noted(document, name), peer(name, args.peers, urls, str(model)) as target:
+                        document["rows"] += measure(name, target, loads)
+    print_live(document)
+    text = json.dumps(document)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(text + "\n")
+    print(text)
+    return 0
+
+
+@contextlib.contextmanager
+def noted(document: dict[str, Any], name: str) -> Iterator[None]:
+    """A target that does not start is part of the result, and the others are measured all the same."""
+    try:
+        yield
+    except SystemExit as error:
+        document["not_started"][name] = str(error)[:300]
+
+
+def engines(model: Path, replicas: int, cache_tokens: int) -> dict[str, Any]:
+    """`tier1` of a profile."""
+    return {
+        "model": str(model),
+        "engine": "vllm",
+        "replicas": replicas,
+        "max_context_tokens": 4096,
+        "max_concurrent_requests": 8,
+        "max_queued_requests": 128,
+        "kv_cache_gib": cache_gib(model, cache_tokens),
+        "block_size_tokens": BLOCK_TOKENS,
+        "step_tokens": 1024,
+        "cpu_threads": 1,
+        "enforce_eager": True,
+    }
+
+
+def cache_gib(model: Path, cache_tokens: int) -> float:
+    """Memory for so many tokens: keys and values of two bytes for every layer and KV head."""
+    shape = json.loads((model / "config.json").read_text())
+    head_size = shape.get("head_dim") or shape["hidden_size"] // shape["num_attention_heads"]
+    per_token = 2 * 2 * shape["num_hidden_layers"] * shape["num_key_value_heads"] * head_size
+    return float(cache_tokens * per_token / 2**30)
+
+
+@contextlib.contextmanager
+def stack(scratch: Path, policy: str, tier1: dict[str, Any]) -> Iterator[Target]:
+    """The whole stack with several replicas of tier 1; its frontier is never reached."""
+    port = free_port()
+    overrides: dict[str, Any] = {
+        "GATEWAY__PORT": port,
+        "GATEWAY__SECRET_FILE": str(scratch / "secret"),
+        "LEDGER__URL": f"sqlite:///{scratch}/ledger-{port}.sqlite3",
+        "ROUTER": None,
+        "TIER1": {**tier1, "replica_routing": {"policy": policy}},
+    }
+    env = {f"STACK_{name}": json.dumps(value) for name, value in overrides.items()}
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "serving", "serve", NOOP_PROFILE]
+    with process(command, f"{url}/healthz", env, START_TIMEOUT_S):
+        asyncio.run(until_answers(url))
+        yield Target(url, "tier1")
+
+
+async def until_answers(url: str) -> None:
+    """/healthz speaks for the gateway alone; a token says that an engine is there."""
+    body = {"model": "tier1", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+    give_up = time.perf_counter() + START_TIMEOUT_S
+    async with new_session(60) as session:
+        while (sample := await request(session, f"{url}/v1/chat/completions", body)).error is not None:
+            if time.perf_counter() > give_up:
+                raise SystemExit(f"{url} does not answer: {sample.error}")
+            await asyncio.sleep(0.5)
+
+
+def measure(name: str, target: Target, loads: list[Workload]) -> list[dict[str, Any]]:
+    """One row per load."""
+    return [asyncio.run(measure_load(name, target, load)) for load in loads]
+
+
+async def measure_load(name: str, target: Target, load: Workload) -> dict[str, Any]:
+    """Play one load against one target."""
+    async with new_session() as session:
+        with tqdm(total=load.requests, desc=f"{name}, {load.name}", unit="request", file=sys.stderr) as bar:
+
+            async def send(messages: list[dict[str, str]], session_id: str) -> Sample:
+                return await request(
+                    session,
+                    f"{target.url}/v1/chat/completions",
+                    chat(target.model, messages, load.output_tokens),
+                    {"x-session-id": session_id},
+                )
+
+            samples, wall_s = await play(load, send, bar.update)
+    return row(name, load.name, samples, wall_s)
+
+
+def chat(model: str, messages: list[dict[str, str]], output_tokens: int) -> dict[str, Any]:
+    """A streamed request that says how much of it was cached."""
+    return {
+        "model": model,
+        "messages": messages,
+        "max_tokens": output_tokens,
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+def row(name: str, load: str, samples: list[Sample], wall_s: float) -> dict[str, Any]:
+    """The figures of one load; None where nothing succeeded."""
+    done = [s for s in samples if s.error is None]
+    cached = sum(s.cached_tokens or 0 for s in done)
+    inputs = sum(s.input_tokens or 0 for s in done)
+    ttfts = [s.ttft_s for s in done if s.ttft_s is not None]
+    return {
+        "target": name,
+        "workload": load,
+        "requests": len(samples),
+        "failed": len(samples) - len(done),
+        "first_error": next((s.error for s in samples if s.error is not None), None),
+        "hit_tokens": cached,
+        "input_tokens": inputs,
+        "hit_rate": cached / inputs if inputs else None,
+        "ttft_mean_s": sum(ttfts) / len(ttfts) if ttfts else None,
+        "ttft_p50_s": quantile(ttfts, 0.5),
+        "ttft_p90_s": quantile(ttfts, 0.9),
+        "output_tps": sum(s.output_tokens or 0 for s in done) / wall_s,
+        "wall_s": wall_s,
+    }
+
+
+async def expected_against_found(target: Target, count: int) -> dict[str, Any]:
+    """Single requests, one after the other: what the choice counted on against what the engine found cached."""
+    rng = random.Random(0)
+    load = load_workload(workloads()["shared_prefix"])
+    equal = compared = 0
+    modes: dict[str, int] = {}
+    async with new_session() as session:
+        for number in tqdm(range(count), desc="expected = found?", unit="request", file=sys.stderr):
+            seat = rng.randrange(load.sessions)
+            messages = [*load.opening(seat), load.question(seat, 0)]
+            if number % 2:  # every second one goes on with what an earlier one began
+                messages += [{"role": "assistant", "content": "Yes."}, load.question(seat, rng.randrange(1, 4))]
+            sample = await request(session, f"{target.url}/v1/chat/completions", chat(target.model, messages, 2))
+            choice = ((sample.tierwise or {}).get("attempts") or [{}])[-1].get("replica")
+            if choice is not None:
+                compared += 1
+                equal += choice["expected_cached_tokens"] == sample.cached_tokens
+                modes[choice["mode"]] = modes.get(choice["mode"], 0) + 1
+    return {"requests": count, "compared": compared, "equal": equal, "modes": modes}
+
+
+@contextlib.contextmanager
+def bare_engines(model: Path, cache_tokens: int, replicas: int) -> Iterator[list[str]]:
+    """OpenAI servers around the same engines; their base URLs."""
+    ports = [free_port() for _ in range(replicas)]
+    with contextlib.ExitStack() as servers:
+        for ready in [servers.enter_context(bare_engine(model, cache_tokens, port)) for port in ports]:
+            ready()
+        yield [f"http://127.0.0.1:{port}" for port in ports]
+
+
+@contextlib.contextmanager
+def peer(name: str, folder: Path, urls: list[str], model: str) -> Iterator[Target]:
+    """Another project's router in front of servers whose caches are empty."""
+    asyncio.run(reset_caches(urls))
+    command, policy = PEERS[name]
+    port = free_port()
+    flags = {
+        "host": "127.0.0.1",
+        "port": port,
+        "policy": policy,
+        "prometheus-host": "127.0.0.1",
+        "prometheus-port": free_port(),
+    }
+    words = [str(folder / command), *(["launch"] if command == "smg" else [])]
+    words += [f"--{flag}={value}" for flag, value in flags.items()]
+    words += event_options(urls, model) if policy == "kv_aware" else []
+    words += ["--worker-urls", *urls]
+    with process(words, f"http://127.0.0.1:{port}/v1/models"):
+        yield Target(f"http://127.0.0.1:{port}", model)
+
+
+@contextlib.contextmanager
+def bare_engine(model: Path, cache_tokens: int, port: int) -> Iterator[Callable[[], None]]:
+    """vLLM's own server, told what our stack tells its engines; yields a call that waits until it is up."""
+    settings = engines(model, 1, cache_tokens)
+    events = {"enable_kv_cache_events": True, "endpoint": "tcp://*:0", "replay_endpoint": "tcp://*:0"}
+    flags = {
+        "model": settings["model"],
+        "host": "127.0.0.1",
+        "port": port,
+        "max-model-len": settings["max_context_tokens"],
+        "max-num-seqs": settings["max_concurrent_requests"],
+        "max-num-batched-tokens": settings["step_tokens"],
+        "kv-cache-memory-bytes": int(settings["kv_cache_gib"] * 2**30),
+        "block-size": BLOCK_TOKENS,
+        "distributed-executor-backend": "uni",
+        "kv-events-config": json.dumps(events),
+    }
+    env = {
+        "VLLM_HOST_IP": "127.0.0.1",  # where its events go
+        "VLLM_SERVER_DEV_MODE": "1",  # for /reset_prefix_cache
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(settings["cpu_threads"]),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    }
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager"]
+    command += ["--enable-prompt-tokens-details", *(f"--{name}={value}" for name, value in flags.items())]
+    with process_soon(command, f"http://127.0.0.1:{port}/health", env) as wait:
+        yield wait
+
+
+@contextlib.contextmanager
+def process_soon(command: list[str], url: str, env: dict[str, str]) -> Iterator[Callable[[], None]]:
+    """As `process`, but several can start at once: yields a call that waits until it is up."""
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True, env={**os.environ, **env})
+    try:
+        yield lambda: asyncio.run(until_up(child, url, START_TIMEOUT_S))
+    finally:
+        child.terminate()
+        try:
+            child.wait(30)
+        except subprocess.TimeoutExpired:
+            child.kill()
+
+
+def event_options(urls: list[str], model: str) -> list[str]:
+    """Tell vllm-router where the engines publish what they cache."""
+    options = ["--kv-event-block-size", str(BLOCK_TOKENS), "--kv-event-model", model]
+    for url, source in zip(urls, asyncio.run(event_sources(urls)), strict=True):
+        options += ["--kv-event-source", f"{url}={source['endpoint']}"]
+        options += ["--kv-event-replay-source", f"{url}={source['replay_endpoint']}"]
+    return options
+
+
+async def event_sources(urls: list[str]) -> list[dict[str, Any]]:
+    """Where each server publishes."""
+    async with new_session(30) as session:
+        return [next(iter((await answer(session, f"{url}/kv_event_sources")).values())) for url in urls]
+
+
+async def answer(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
+    """A JSON document."""
+    async with session.get(url) as reply:
+        document: dict[str, Any] = await reply.json()
+        return document
+
+
+async def reset_caches(urls: list[str]) -> None:
+    """Let every server forget what it has cached."""
+    async with new_session(30) as session:
+        for url in urls:
+            async with session.post(f"{url}/reset_prefix_cache") as reply:
+                reply.raise_for_status()
+
+
+def overhead(scratch: Path, replicas: int, rounds: int) -> list[dict[str, Any]]:
+    """What choosing costs where nothing can be gained: engines that answer at once, prompts that nobody repeats."""
+    tier1 = {
+        "model": TOKENIZER.name,
+        "engine": "noop",
+        "replicas": replicas,
+        "max_concurrent_requests": 512,
+        "max_queued_requests": 512,
+    }
+    names = ("power_of_two", "kv_aware")
+    with contextlib.ExitStack() as stacks:
+        targets = {name: stacks.enter_context(stack(scratch, name, tier1)) for name in names}
+        return asyncio.run(measure_overhead(targets, rounds))
+
+
+async def measure_overhead(targets: dict[str, Target], rounds: int) -> list[dict[str, Any]]:
+    """Rounds alternate between the stacks, so that what else the machine does hits both; the first one warms up."""
+    load = load_workload(workloads()["zero_reuse"])
+    single: dict[str, list[float]] = {name: [] for name in targets}
+    rps: dict[str, list[float]] = {name: [] for name in targets}
+    failed = dict.fromkeys(targets, 0)
+    prompts = [body | {"max_tokens": 1, "temperature": 0, "model": "tier1"} for body in bodies(load)]
+    async with new_session() as session:
+        for number in tqdm(range(rounds + 1), desc="overhead", unit="round", file=sys.stderr):
+            for name in list(targets)[:: 1 if number % 2 else -1]:
+                url = f"{targets[name].url}/v1/chat/completions"
+
+                async def send(place: int, url: str = url) -> Sample:
+                    return await request(session, url, prompts[place % len(prompts)])
+
+                alone, _ = await closed_loop(send, requests=100, concurrency=1)
+                loaded, wall_s = await closed_loop(send, requests=240, concurrency=16)
+                done = [s for s in (*alone, *loaded) if s.error is None]
+                failed[name] += len(alone) + len(loaded) - len(done)
+                if number:
+                    single[name] += [s.e2e_s for s in alone if s.error is None and s.e2e_s is not None]
+                    rps[name].append(sum(s.error is None for s in loaded) / wall_s)
+    return [
+        {
+            "target": name,
+            "rounds": rounds,
+            "e2e_p50_s": quantile(single[name], 0.5),
+            "e2e_p99_s": quantile(single[name], 0.99),
+            "throughput_rps": quantile(rps[name], 0.5),
+            "failed": failed[name],
+        }
+        for name in targets
+    ]
+
+
+def print_live(document: dict[str, Any]) -> None:
+    """The tables; hits and tokens per second also relative to power of two choices."""
+    base = {r["workload"]: r for r in document["rows"] if r["target"] == "power_of_two"}
+    if document["rows"]:
+        print(
+            f"\n{'workload':<15}{'target':<27}{'hits':>8}{'x':>7}{'TTFT mean/p50/p90 ms':>27}{'tok/s':>9}{'failed':>8}"
+        )
+    for r in sorted(document["rows"], key=lambda r: str(r["workload"])):
+        other = base.get(r["workload"], {}).get("hit_tokens")
+        times = f"{r['hit_tokens'] / other:.2f}" if other else "-"
+        ttft = " / ".join(ms(r[f"ttft_{q}_s"]) for q in ("mean", "p50", "p90"))
+        hits = "-" if r["hit_rate"] is None else f"{r['hit_rate']:.3f}"
+        print(
+            f"{r['workload']:<15}{r['target']:<27}{hits:>8}{times:>7}{ttft:>27}{r['output_tps']:>9.1f}{r['failed']:>8}"
+        )
+    for name, reason in document["not_started"].items():
+        print(f"{name} did not start: {reason}")
+    if found := document.get("expected"):
+        print(
+            f"\nexpected cached tokens were the engine's in {found['equal']} of {found['compared']}: {found['modes']}"
+        )
+    if rows := document.get("overhead"):
+        two, ours = rows
+        print(f"\n{'choosing a replica':<20}{'1 token p50/p99 ms':>20}{'requests/s':>12}")
+        for r in rows:
+            print(f"{r['target']:<20}{ms(r['e2e_p50_s']) + ' / ' + ms(r['e2e_p99_s']):>20}{r['throughput_rps']:>12.1f}")
+        print(
+            f"kv_aware over power_of_two: {(ours['e2e_p50_s'] - two['e2e_p50_s']) * 1000:+.2f} ms p50, "
+            f"throughput x{ours['throughput_rps'] / two['throughput_rps']:.3f}"
+        )
+
+
+def free_port() -> int:
+    """A port of loopback that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
