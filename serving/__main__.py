@@ -73,6 +73,17 @@ def parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=run_plan)
 
+    command = commands.add_parser("build", help="the document for `serve deploy` on a Ray cluster")
+    command.add_argument("config", type=Path, help="the profile to deploy")
+    command.add_argument("--out", type=Path, help="file to write (standard output)")
+    command.add_argument("--package", type=Path, metavar="DIR", help="zip the code into this folder, named by its hash")
+    command.add_argument(
+        "--package-uri",
+        metavar="PREFIX",
+        help="where the nodes find the zip: s3://bucket/path, https://…, gs://… (file://DIR, for one machine)",
+    )
+    command.set_defaults(run=run_build)
+
     command = commands.add_parser("ask", help="ask a running stack one question; print the answer and its path")
     command.add_argument("question", help="the user message")
     command.add_argument("--model", default="auto", help="auto, auto:cheap, auto:quality, tier1 or frontier")
@@ -160,6 +171,26 @@ def run_plan(args: argparse.Namespace) -> int:
     from serving.plan import plan, plan_lines
 
     print(plan_lines(plan(load_config(args.config)), args.lengths), end="")
+    return 0
+
+
+def run_build(args: argparse.Namespace) -> int:
+    """Write the document; with --package also the code it refers to."""
+    from serving.build import document, package, serve_config
+
+    try:
+        archive = package(args.package) if args.package else None
+        prefix = args.package_uri or (f"file://{archive.parent.resolve()}" if archive else "")
+        uri = f"{prefix.rstrip('/')}/{archive.name}" if archive else None
+        text = document(serve_config(args.config, dict(os.environ), uri), args.config)
+        if args.out:
+            args.out.write_text(text, encoding="utf-8")
+        else:
+            print(text, end="")
+    except OSError as error:
+        raise ConfigInvalid(f"cannot write {error.filename}: {error.strerror}") from error
+    if archive:
+        print(f"code: {archive} -> {uri}", file=sys.stderr)
     return 0
 
 

@@ -5,14 +5,16 @@
 
 import asyncio
 import gc
+import os
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from serving.budgets import Budgets
-from serving.config import StackConfig
+from serving.config import StackConfig, parse_config
 from serving.engine import RayRouter, RayTier1, engine_deployment
 from serving.frontier.client import FrontierClient
 from serving.idempotency import IdempotencyStore
@@ -125,3 +127,12 @@ def application(config: StackConfig) -> serve.Application:
     shares_load = config.gateway.replicas > 1 and config.tier1.routes_by_cache
     forwarder = forwarder_deployment() if shares_load and config.tier1.replica_routing.share_load else None
     return gateway.bind(config, engine_deployment("tier1", config.tier1), router, forwarder)
+
+
+def build(args: dict[str, Any]) -> serve.Application:
+    """What `serve deploy` calls on the cluster, by its import path: serving.app:build.
+
+    args: {"profile": the tree of a profile}, as `python -m serving build` writes it; ${NAME} is looked up here, in the
+    environment of the cluster's nodes. Raises ConfigInvalid.
+    """
+    return application(parse_config(args["profile"], os.environ, "the deployed profile"))

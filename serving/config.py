@@ -82,6 +82,11 @@ def load_config(path: Path, env: Mapping[str, str] = os.environ) -> StackConfig:
     STACK_GATEWAY__PORT=9000 sets gateway.port; the value is read as YAML. "${NAME}" anywhere in a text is replaced by
     that environment variable. Raises ConfigInvalid naming every key that is wrong, all at once.
     """
+    return parse_config(read_tree(path, env), env, str(path))
+
+
+def read_tree(path: Path, env: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """A profile with STACK_* laid over it, its secrets still as ${NAME}. Raises ConfigInvalid."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -90,12 +95,16 @@ def load_config(path: Path, env: Mapping[str, str] = os.environ) -> StackConfig:
         raise ConfigInvalid(f"{path} is not YAML: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigInvalid(f"{path} must hold a mapping of sections, found {type(tree).__name__}")
-    tree = overlay(tree, env)
+    return overlay(tree, env)
+
+
+def parse_config(tree: dict[str, Any], env: Mapping[str, str], name: str) -> StackConfig:
+    """The tree with its secrets put in, validated; `name` is what messages call it. Raises ConfigInvalid."""
     try:
         return StackConfig.model_validate(resolve_secrets(tree, env, ""))
     except ValidationError as error:
         # Not `from error`: its words quote values, and a value may be a secret.
-        raise ConfigInvalid(f"{path} is not a valid configuration:\n{explain(error, tree)}") from None
+        raise ConfigInvalid(f"{name} is not a valid configuration:\n{explain(error, tree)}") from None
 
 
 def overlay(tree: dict[str, Any], env: Mapping[str, str]) -> dict[str, Any]:

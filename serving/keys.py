@@ -158,10 +158,12 @@ def load_or_make_secret(path: Path) -> bytes:
 
 def _read_secret(path: Path) -> bytes:
     try:
-        mode, secret = path.stat().st_mode & 0o777, path.read_bytes()
+        status, secret = path.stat(), path.read_bytes()
     except OSError as error:
         raise ConfigInvalid(f"cannot read the secret {path}: {error.strerror}") from error
-    if mode & 0o077:
+    mode = status.st_mode & 0o777
+    # A secret that Kubernetes mounts belongs to somebody else and is readable by our group; so we can read it at all.
+    if mode & (0o077 if status.st_uid == os.geteuid() else 0o037):
         raise ConfigInvalid(f"the secret {path} has mode {mode:03o}; others can read it, so run: chmod 600 {path}")
     if len(secret) != KEY_BYTES:
         raise ConfigInvalid(

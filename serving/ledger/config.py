@@ -29,7 +29,7 @@ class LedgerConfig(Record):
     queue_size: int = Field(10_000, ge=1, description="rows in memory, about 2 kB each; those beyond go to the spool")
     batch_size: int = Field(256, ge=1, description="rows per transaction")
     flush_interval_s: float = Field(0.1, gt=0, le=60, description="longest wait for a batch to fill")
-    busy_timeout_s: float = Field(2.0, ge=0, description="how long a write waits for another process's lock (SQLite)")
+    busy_timeout_s: float = Field(2.0, ge=0, description="how long a write waits for another process's lock")
     retry_interval_s: float = Field(1.0, gt=0, description="pause between tries while the database is away")
     unknown_price_interval_s: float = Field(60.0, ge=0, description="at most one alarm per model in this time")
 

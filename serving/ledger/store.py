@@ -21,6 +21,8 @@ from serving.ledger.config import LedgerConfig
 from serving.ledger.rows import attempt_rows, request_row
 from serving.ledger.tables import attempts, requests
 
+CONNECT_TIMEOUT_S = 5
+SILENCE_S = 30
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 0x7469657277697365  # "tierwise"; any number that no other user of the database takes
 _MIGRATING = threading.Lock()  # alembic keeps its context in module globals
@@ -39,7 +41,9 @@ def open_engine(config: LedgerConfig, *, read_only: bool = False) -> Engine:
     """An engine for the ledger's database; connects on first use. Raises ConfigInvalid when the driver is missing."""
     if config.sqlite_path is None:
         try:
-            return create_engine(config.url, pool_pre_ping=True, pool_size=2)
+            return create_engine(
+                config.url, pool_pre_ping=True, pool_size=2, connect_args=postgres_patience(config, read_only)
+            )
         except ModuleNotFoundError as error:
             raise ConfigInvalid(f"{config.url} needs the package psycopg: pip install 'psycopg[binary]'") from error
     engine = create_engine(config.url, connect_args={"timeout": config.busy_timeout_s, "check_same_thread": False})
@@ -64,6 +68,20 @@ def open_engine(config: LedgerConfig, *, read_only: bool = False) -> Engine:
         connection.exec_driver_sql(begin)
 
     return engine
+
+
+def postgres_patience(config: LedgerConfig, read_only: bool) -> dict[str, str | int]:
+    """libpq's limits: a server that hangs, a table that somebody locks or a cable that is cut must not hold the writer.
+
+    Readers may take their time, and can only read.
+    """
+    lock_ms = max(1, int(config.busy_timeout_s * 1000))
+    writer = f"-c lock_timeout={lock_ms} -c statement_timeout={SILENCE_S * 1000}"
+    return {
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "tcp_user_timeout": SILENCE_S * 1000,
+        "options": "-c default_transaction_read_only=on" if read_only else writer,
+    }
 
 
 def migrations(connection: Connection) -> AlembicConfig:

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,8 +16,8 @@ from tests.serving.ledger.examples import ACCEPTED, ESCALATED, EXAMPLES, FAILED,
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> LedgerConfig:
-    return LedgerConfig(url=f"sqlite:///{tmp_path}/ledger.sqlite3")
+def config(database: dict[str, Any]) -> LedgerConfig:
+    return LedgerConfig(**database)
 
 
 @pytest.fixture
@@ -35,6 +35,7 @@ def reader(config: LedgerConfig) -> Iterator[LedgerReader]:
     reader.close()
 
 
+@pytest.mark.sqlite_only
 def test_ledger_that_was_never_written_is_named_not_made(config: LedgerConfig, reader: LedgerReader) -> None:
     with pytest.raises(ConfigInvalid, match=r"no ledger at .*ledger\.sqlite3"):
         reader.latest(1)

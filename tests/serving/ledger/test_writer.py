@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,15 @@ from serving.ledger.spool import SUFFIX
 from serving.ledger.store import Store
 from serving.ledger.writer import REFUSED_FILE
 from tests.serving.ledger.examples import ACCEPTED, ESCALATED, EXAMPLES, FAILED, ROUTER, example
+from tests.serving.ledger.postgres import PostgresServer
 
 PATIENCE_S = 20.0
 REPOSITORY = Path(__file__).parents[3]
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> LedgerConfig:
-    return LedgerConfig(
-        url=f"sqlite:///{tmp_path}/ledger.sqlite3", busy_timeout_s=0.02, retry_interval_s=0.02, flush_interval_s=0.01
-    )
+def config(database: dict[str, Any]) -> LedgerConfig:
+    return LedgerConfig(**database, busy_timeout_s=0.02, retry_interval_s=0.02, flush_interval_s=0.01)
 
 
 def booked(config: LedgerConfig) -> list[RequestRecord]:
@@ -49,8 +48,24 @@ def until(condition: Callable[[], bool]) -> bool:
     return True
 
 
+Locked = Callable[[LedgerConfig], AbstractContextManager[None]]
+
+
+@pytest.fixture
+def locked(request: pytest.FixtureRequest) -> Locked:
+    """Nobody gets at the database: another process holds SQLite's lock, Postgres lets nobody in."""
+
+    def lock(config: LedgerConfig) -> AbstractContextManager[None]:
+        if config.sqlite_path is not None:
+            return sqlite_locked(config)
+        server: PostgresServer = request.getfixturevalue("postgres")
+        return server.closed(config.url)
+
+    return lock
+
+
 @contextmanager
-def locked(config: LedgerConfig) -> Iterator[None]:
+def sqlite_locked(config: LedgerConfig) -> Iterator[None]:
     """Another process holds the database for itself."""
     assert config.sqlite_path is not None
     config.sqlite_path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +129,10 @@ class TestRecord:
                 thread.join(PATIENCE_S)
         assert len(booked(config)) == 800
 
-    def test_full_queue_goes_to_the_spool_and_from_there_to_the_database(self, config: LedgerConfig) -> None:
+    @pytest.mark.sqlite_only
+    def test_full_queue_goes_to_the_spool_and_from_there_to_the_database(
+        self, config: LedgerConfig, locked: Locked
+    ) -> None:
         with locked(config), Ledger(config.model_copy(update={"queue_size": 1, "busy_timeout_s": 0.5})) as ledger:
             for number in range(100):
                 ledger.record(example(number))
@@ -129,6 +147,7 @@ class TestRecord:
         ledger.record(ACCEPTED)
         assert [path.read_bytes() for path in spool_files(config)] == [to_line(ACCEPTED) + b"\n"]
 
+    @pytest.mark.sqlite_only
     def test_record_raises_nothing_even_with_no_place_left(self, config: LedgerConfig, tmp_path: Path) -> None:
         """Fault 47: database away, spool not writable, memory full: counted, never raised."""
         (tmp_path / "file").touch()
@@ -148,7 +167,7 @@ class TestRecord:
 
 
 class TestDatabaseAway:
-    def test_locked_database_loses_nothing_and_writes_nothing_twice(self, config: LedgerConfig) -> None:
+    def test_locked_database_loses_nothing_and_writes_nothing_twice(self, config: LedgerConfig, locked: Locked) -> None:
         """Fault 47: ledger DB locked; nothing lost after recovery."""
         with Ledger(config) as ledger:
             assert ledger.wait_up(PATIENCE_S)
@@ -166,6 +185,7 @@ class TestDatabaseAway:
         assert ledger.counts.replayed == 299
         assert spool_files(config) == []
 
+    @pytest.mark.sqlite_only
     def test_database_that_is_away_at_the_start_is_made_when_it_can_be(
         self, tmp_path: Path, config: LedgerConfig
     ) -> None:
@@ -181,7 +201,9 @@ class TestDatabaseAway:
             assert ledger.wait_up(PATIENCE_S)
         assert booked(config) == [ACCEPTED]
 
-    def test_refusing_ledger_is_not_ready_while_the_database_is_away(self, config: LedgerConfig) -> None:
+    def test_refusing_ledger_is_not_ready_while_the_database_is_away(
+        self, config: LedgerConfig, locked: Locked
+    ) -> None:
         """Fault 47: refuse as configured."""
         with Ledger(config.model_copy(update={"on_failure": "refuse"})) as ledger:
             assert ledger.wait_up(PATIENCE_S)
@@ -193,7 +215,7 @@ class TestDatabaseAway:
             assert until(ledger.ready)
         assert booked(config) == [ACCEPTED]
 
-    def test_recovery_is_noticed_without_new_requests(self, config: LedgerConfig) -> None:
+    def test_recovery_is_noticed_without_new_requests(self, config: LedgerConfig, locked: Locked) -> None:
         """A stack that refuses gets no rows that could show it."""
         with ExitStack() as lock:
             lock.enter_context(locked(config))
@@ -204,7 +226,9 @@ class TestDatabaseAway:
                 assert ledger.wait_up(PATIENCE_S)
                 assert ledger.ready()
 
-    def test_rows_neither_database_nor_disk_takes_wait_in_memory(self, tmp_path: Path, config: LedgerConfig) -> None:
+    def test_rows_neither_database_nor_disk_takes_wait_in_memory(
+        self, tmp_path: Path, config: LedgerConfig, locked: Locked
+    ) -> None:
         (tmp_path / "s").touch()
         config = config.model_copy(update={"spool_dir": f"{tmp_path}/s"})
         with Ledger(config) as ledger:
@@ -217,7 +241,7 @@ class TestDatabaseAway:
         assert booked(config) == [ACCEPTED, ESCALATED]
         assert ledger.counts.lost == 0
 
-    def test_new_rows_do_not_wait_for_a_long_backlog(self, config: LedgerConfig) -> None:
+    def test_new_rows_do_not_wait_for_a_long_backlog(self, config: LedgerConfig, locked: Locked) -> None:
         with locked(config), Ledger(config) as ledger:
             for number in range(2000):
                 ledger.record(example(number))
@@ -229,6 +253,7 @@ class TestDatabaseAway:
             assert ledger.spool_bytes > 0
             assert FAILED in LedgerReader(config).latest(1)
 
+    @pytest.mark.sqlite_only
     def test_schema_of_a_newer_release_is_not_written_to(self, config: LedgerConfig) -> None:
         store = Store(config)
         store.migrate()
@@ -349,7 +374,9 @@ class TestProcesses:
         child.kill()
         assert booked(config) == [example(number) for number in range(500)]
 
-    def test_rows_a_killed_process_had_spooled_are_booked_by_the_next(self, config: LedgerConfig) -> None:
+    def test_rows_a_killed_process_had_spooled_are_booked_by_the_next(
+        self, config: LedgerConfig, locked: Locked
+    ) -> None:
         """Fault 47: nothing lost after recovery, not even with the process."""
         with locked(config):
             child = Child(config, first=0, count=500, database_away=True)
@@ -372,6 +399,7 @@ class TestProcesses:
             child.end()
         assert booked(config) == [example(number) for number in range(1000)]
 
+    @pytest.mark.sqlite_only
     def test_full_disk_loses_nothing_once_there_is_room_again(self, config: LedgerConfig) -> None:
         """Fault 47: disk full, for the database and for the spool."""
         child = Child(config, first=0, count=2000, file_limit_bytes=400_000)
