@@ -60,11 +60,12 @@ class TestInsert:
     @given(record=anything)
     def test_any_record_is_read_back_equal(self, store: Store, config: LedgerConfig, record: RequestRecord) -> None:
         record = record.model_copy(update={"request_id": uuid.uuid4().hex})  # the ledger outlives an example
-        if config.sqlite_path is None and "\\u0000" in record.model_dump_json():
-            with pytest.raises(RowRefused, match="NUL"):  # Postgres has no text with it: the row is kept aside
-                store.insert([record])
+        try:
+            store.insert([record])
+        except RowRefused:  # Postgres has no text with a NUL: the row is kept aside
+            assert config.sqlite_path is None
+            assert "\\u0000" in record.model_dump_json()
             return
-        store.insert([record])
         assert record in stored(config)
 
     def test_writing_a_batch_again_changes_nothing(self, store: Store, config: LedgerConfig) -> None:
