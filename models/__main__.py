@@ -24,6 +24,11 @@ COMMANDS = {
     "train-tier1": ("models.tier1.train", "train a LoRA adapter of tier 1 on examples, SFT or DPO; resumable"),
     "answer": ("models.tier1.evaluate", "answer held-out prompts with tier 1, with or without an adapter"),
     "export": ("models.flywheel.export", "write training sets from the ledger's samples: router pairs, SFT or DPO"),
+    "register": ("models.flywheel.register", "put what training wrote into the registry, hashed"),
+    "promote": ("models.flywheel.promote", "make a candidate the canary when it is better on held-out labels"),
+    "rollback": ("models.flywheel.rollback", "drop the canary, or go back to the version before"),
+    "history": ("models.flywheel.history", "show every step and refusal of a registry"),
+    "flywheel": ("models.flywheel.command", "one round or for ever: watch the release, learn, promote what is better"),
     "list": ("models.listing", "show the models of the catalog and which are ready"),
 }
 

@@ -4,4 +4,9 @@ labels.py    samples and feedback → graded pairs with provenance, capped per t
 implicit.py  regenerations and rephrasings, read from samples
 dedup.py     exact and near duplicates, inside a set and between two
 export.py    `models export`: SFT, DPO and router pairs, redacted, split by time, checked against evaluation sets
+gate.py      which candidate may be promoted, and by which name another is refused (refused.py)
+registry.py  the folder of artefacts, the release that serving reads, the audit log
+steps.py     canary, promotion, rollback
+monitor.py   live quality and cost of a release against the one before: has it turned?
+command.py   `models flywheel once|watch`; register.py, promote.py, rollback.py and history.py are commands, too
 """

@@ -21,12 +21,12 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from models.tier1.config import TrainingConfig, load_training
 from models.tier1.curves import draw_curves
 from models.tier1.data import Example, examples_sha256, read_examples, split_examples
+from models.tier1.summary import SUMMARY
 from models.weights import cache_dir, model_dir
 
 log = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
-SUMMARY = "training.json"
 LOG_EVERY_STEPS = 5
 
 

@@ -1,0 +1,99 @@
+"""The steps of a promotion: canary first, then everybody; back at any time. Every step is on record."""
+
+from typing import Any
+
+from models.flywheel.monitor import Live, LiveMargins, turned
+from models.flywheel.registry import ArtefactKind, ArtefactManifest, Registry, RegistryInvalid
+from routing.release import Release, Variant
+
+SECTION_OF = {ArtefactKind.ROUTER: "policy", ArtefactKind.GATE: "gate"}
+
+
+def variant_with(registry: Registry, manifest: ArtefactManifest, stable: Variant, version: int) -> Variant:
+    """The stable variant with one artefact exchanged and what is set along with it."""
+    overrides: dict[str, dict[str, Any]] = {section: dict(values) for section, values in stable.overrides.items()}
+    for section, values in manifest.overrides.items():
+        overrides.setdefault(section, {}).update(values)
+    if manifest.kind in SECTION_OF:
+        folder = str(registry.folder(manifest.name).resolve())
+        overrides.setdefault(SECTION_OF[manifest.kind], {})["artefact"] = folder
+    return Variant(
+        version=version,
+        overrides=overrides,
+        artefacts={**stable.artefacts, manifest.kind: manifest.name},
+        parent=stable.version,
+    )
+
+
+def start_canary(registry: Registry, name: str, ratio: float, **audit: Any) -> Release:
+    """Give a verified artefact a share of the requests, or, with ratio 1, all of them. Raises Refused."""
+    manifest = registry.verified(name)
+    stable = registry.release().stable
+    candidate = variant_with(registry, manifest, stable, registry.next_version())
+    if ratio >= 1:
+        release, step = Release(stable=candidate), "promoted"
+    else:
+        release, step = Release(stable=stable, canary=candidate, canary_ratio=ratio), "canary"
+    registry.publish(release, step, artefact=name, **audit)
+    return release
+
+
+def finish(registry: Registry, **audit: Any) -> Release:
+    """The canary becomes stable. Raises RegistryInvalid when there is none."""
+    release = registry.release()
+    if release.canary is None:
+        raise RegistryInvalid("there is no canary to promote")
+    promoted = Release(stable=release.canary)
+    registry.publish(promoted, "promoted", artefact=newest_artefact(release), **audit)
+    return promoted
+
+
+def roll_back(registry: Registry, to: int | None = None, **audit: Any) -> Release:
+    """Drop the canary; without one, go back to a version, by default to the one that the stable replaced."""
+    release = registry.release()
+    if release.canary is not None and to is None:
+        back = Release(stable=release.stable)
+    else:
+        version = release.stable.parent if to is None else to
+        if version is None:
+            raise RegistryInvalid(f"version {release.stable.version} replaced nothing; name a version with --to")
+        back = Release(stable=registry.past(version))
+    registry.publish(back, "rolled_back", artefact=newest_artefact(release), **audit)
+    return back
+
+
+def newest_artefact(release: Release) -> str | None:
+    """The artefact by which the newest variant differs from the other; None when none does."""
+    newest = release.canary or release.stable
+    other = release.stable.artefacts if release.canary is not None else {}
+    return next((name for kind, name in newest.artefacts.items() if other.get(kind) != name), None)
+
+
+def watch_release(registry: Registry, live: dict[int, Live], margins: LiveMargins) -> str | None:
+    """One look at what runs: roll back what has turned, promote a canary that has not; what was done, or None."""
+    release = registry.release()
+    newest = release.canary or release.stable
+    before = release.stable.version if release.canary is not None else release.stable.parent
+    if before is None or before not in live or newest.version not in live:
+        return None
+    old, new = live[before], live[newest.version]
+    seen = {
+        "requests": new.n,
+        "grades": new.n_grades,
+        "quality": finite(new.quality()),
+        "quality_before": finite(old.quality()),
+        "cost_ratio": finite(new.cost_ratio()),
+        "cost_ratio_before": finite(old.cost_ratio()),
+    }
+    if worse := turned(old, new, margins):
+        roll_back(registry, reasons=tuple(worse), detail=seen)
+        return "rolled_back"
+    if release.canary is not None and min(old.n, new.n) >= margins.min_requests and new.n_grades >= margins.min_grades:
+        finish(registry, detail=seen)
+        return "promoted"
+    return None
+
+
+def finite(value: float) -> float | None:
+    """A number, or None for one that is not known."""
+    return round(value, 4) if value == value else None  # noqa: PLR0124 - NaN

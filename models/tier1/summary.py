@@ -1,0 +1,5 @@
+"""Where a training says what it was."""
+
+from typing import Final
+
+SUMMARY: Final = "training.json"
