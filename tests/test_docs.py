@@ -161,7 +161,7 @@ def test_every_target_that_is_no_file_is_phony_and_helps() -> None:
 
 def commands_named() -> set[tuple[str, ...]]:
     """(package, command) of every `python -m` in the documents; the ledger's with its action."""
-    pattern = re.compile(r"python -m (serving|models|benchmarks) (ledger [a-z-]+|[a-z-]+)")
+    pattern = re.compile(r"python -m (serving|models|benchmarks) (ledger [a-z-]+|[a-z0-9-]+)")
     found = {match for document in DOCUMENTS for text in code(document) for match in pattern.findall(text)}
     return {(package, *command.split()) for package, command in found}
 
