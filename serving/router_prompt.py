@@ -1,11 +1,14 @@
 """The router model's prompts, put together from token ids so that nothing is tokenized twice.
 
 Instruction first (cached across requests), then the conversation as tier 1 renders it, then the question. What users
-and drafts wrote is data between two fences: control tokens in it are replaced, so it cannot end its turn.
+and drafts wrote is data between two fences: control tokens in it are replaced, so it cannot end its turn, and so is
+whatever spells a fence, in however many tokens, so it cannot leave its place.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Self
 
 from routing.schema import Record
@@ -15,6 +18,8 @@ LABELS = (("Yes", "No"), ("yes", "no"), (" yes", " no"), ("A", "B"))
 HEAD_RATIO = (
     0.25  # of what fits, kept from the start when a text is too long; the rest is its end, where the question is
 )
+
+_FENCE = re.compile(r"<\W{0,8}(?:conversation|draft)", re.IGNORECASE)  # also with odd characters between
 
 _DATA = "\x00data\x00"  # marks in the rendered template where the data goes; no tokenizer ever sees it
 
@@ -57,12 +62,14 @@ class RouterPrompts:
 
     score_parts: ids before and after the conversation; judge_parts: before, between and after conversation and draft.
     control_ids: ids that steer the chat format; replaced by `blank_id` wherever they occur in data.
+    pieces: the text of every token as its vocabulary spells it, by id; what spells a fence in data is replaced, too.
     """
 
     labels: LabelTokens
     score_parts: tuple[tuple[int, ...], tuple[int, ...]]
     judge_parts: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
     control_ids: frozenset[int]
+    pieces: Sequence[str]
     blank_id: int
     max_tokens: int
 
@@ -77,6 +84,7 @@ class RouterPrompts:
             score_parts=(before, after),
             judge_parts=(judge_before, between, judge_after),
             control_ids=frozenset(tokenizer.all_special_ids) | frozenset(tokenizer.added_tokens_decoder),
+            pieces=[piece or "" for piece in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))],
             blank_id=encode(tokenizer, "\n")[0],
             max_tokens=max_context_tokens - 1,  # one token is generated
         )
@@ -95,7 +103,21 @@ class RouterPrompts:
         return [*before, *self._as_data(conversation, room - len(answer)), *between, *answer, *after]
 
     def _as_data(self, ids: Sequence[int], room: int) -> list[int]:
-        return [self.blank_id if i in self.control_ids else i for i in cut_middle(ids, room)]
+        kept = [self.blank_id if i in self.control_ids else i for i in cut_middle(ids, room)]
+        return self._without_fences(kept)
+
+    def _without_fences(self, ids: list[int]) -> list[int]:
+        texts = [self.pieces[i] if i < len(self.pieces) else "" for i in ids]
+        text = "".join(texts)
+        spans = [found.span() for found in _FENCE.finditer(text)] if "<" in text else []
+        if not spans:
+            return ids
+        ends = list(accumulate(map(len, texts)))
+        starts = [end - len(piece) for end, piece in zip(ends, texts, strict=True)]
+        return [
+            self.blank_id if any(start < stop and end > begin for begin, stop in spans) else i
+            for i, start, end in zip(ids, starts, ends, strict=True)
+        ]
 
 
 def cut_middle(ids: Sequence[int], room: int) -> Sequence[int]:
