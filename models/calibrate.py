@@ -1,26 +1,27 @@
 """`python -m models calibrate`: thresholds for a quality target, from labels that the artefact has not seen.
 
-Half of the labels fit the probabilities, the other half choose the thresholds, so that the promise holds for what is
+One part of the labels fits the probabilities, the other chooses the thresholds, so that the promise holds for what is
 chosen. The report gives both errors per category, and how many labels are missing where there are too few.
 """
 
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.artefact import read_questions, write_manifest
 from models.errors import ModelsError
-from models.heads import evidence_of
 from models.router.data import load_pairs
 from models.router.evaluate import open_panel
-from routing.calibration import ERROR_RATE, Calibration, bad_ratio_for, choose_thresholds, fit_calibration, log_odds
-from routing.head import Evidence, HeadCard, HeadKind, Manifest, Panel, ThresholdSet
+from routing.calibration import ERROR_RATE, bad_ratio_for, choose_thresholds, fit_calibration, log_odds
+from routing.head import Evidence, HeadKind, JointThresholds, Look, Manifest, Panel, Reads, ThresholdSet, evidence_of
 from routing.labels import Pair, fold_of, question_key
 from routing.quality import frontier_ratio_for, quality_curve
+from routing.sequence import highest_threshold, looks_taken
 
 
 class NothingToCalibrate(ModelsError):
@@ -33,10 +34,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", type=HeadKind, choices=list(HeadKind), default=HeadKind.ROUTER)
     parser.add_argument("--pairs", type=Path, nargs="+", required=True, metavar="FILE")
     parser.add_argument(
-        "--quality-target", type=float, default=0.98, help="share of the frontier's quality to keep, 0..1"
+        "--quality-target",
+        type=float,
+        nargs="+",
+        default=[0.98],
+        help="shares of the frontier's quality to keep, 0..1; the dial's positions",
     )
     parser.add_argument("--error-rate", type=float, default=ERROR_RATE, help="chance that any promise is broken, 0..1")
-    parser.add_argument("--seed", type=int, default=0, help="of the halves")
+    parser.add_argument("--seed", type=int, default=0, help="of the parts")
+    parser.add_argument(
+        "--fit-ratio",
+        type=float,
+        default=0.5,
+        help="share of the labels that fits probabilities, the rest chooses thresholds; 0: keep those of the training",
+    )
+    parser.add_argument(
+        "--together",
+        action="store_true",
+        help="categories with too few labels share one promise over their common traffic",
+    )
+    parser.add_argument(
+        "--signal-price",
+        type=float,
+        default=0.1,
+        help="of one dear signal of the gate, as a share of a frontier answer's",
+    )
+    parser.add_argument(
+        "--draft-price",
+        type=float,
+        help="of a draft, likewise; for --kind router: also choose where a draft pays in front of this folder's gate",
+    )
 
 
 def run(args: argparse.Namespace) -> str:
@@ -49,65 +76,165 @@ def run(args: argparse.Namespace) -> str:
         raise NothingToCalibrate(
             f"all {len(offered)} pairs were trained on; train with --holdout-ratio 0.3 or bring other labels"
         )
-    manifest = calibrate(panel, pairs, args.quality_target, args.error_rate, args.seed)
+    manifest = calibrate(
+        panel,
+        pairs,
+        Promise(
+            tuple(args.quality_target), args.error_rate, args.seed, args.fit_ratio, args.together, args.signal_price
+        ),
+    )
+    if args.draft_price is not None and args.kind is HeadKind.ROUTER:
+        gate = open_panel(args.artefact, HeadKind.GATE)
+        manifest = with_joint(manifest, replace(panel, manifest=manifest), gate, pairs, args.draft_price)
     write_manifest(args.artefact, manifest)
     return json.dumps(
         {
             "kind": args.kind,
-            "quality_target": args.quality_target,
+            "quality_targets": args.quality_target,
             "n_pairs": len(pairs),
             "n_left_out": len(offered) - len(pairs),
             "seed": args.seed,
-            "share_of_frontier": share_of_frontier(pairs, args.quality_target),
+            "share_of_frontier": {str(t): share_of_frontier(pairs, t) for t in args.quality_target},
             "thresholds": [t.model_dump() for t in manifest.thresholds],
+            "joint": [j.model_dump() for j in manifest.joint],
         },
         indent=1,
     )
 
 
-def calibrate(panel: Panel, pairs: Sequence[Pair], quality_target: float, error_rate: float, seed: int) -> Manifest:
-    """The manifest with probabilities fitted on one half of the questions and thresholds chosen on the other."""
-    kind, cards = panel.manifest.kind, list(panel.manifest.heads)
-    categories = [pair.category for pair in pairs]
-    owner = np.array([next(i for i, h in enumerate(panel.heads) if h is panel.head_for(c)) for c in categories])
-    fitting = np.array([fold_of(pair.prompt, 2, seed) == 0 for pair in pairs])
-    ok = np.array([float(pair.tier1_ok) for pair in pairs])
-    targets = {
-        category: bad_ratio_for(
-            quality_target, mean_quality([p.frontier_quality for p in pairs if p.category == category])
-        )
-        for category in sorted(set(categories))
-    }
-    sets = []
-    for n_answers in sorted({top.n_answers for card in cards for top in card.tops}):
-        scores = [panel.score(with_answers(evidence_of(pair, kind), n_answers)) for pair in pairs]
-        odds = log_odds(1 - np.array([s.gain for s in scores]))
-        p_ok = np.array([s.p_tier1_ok for s in scores])
-        able = np.array([s.n_answers == n_answers for s in scores])
-        for number, card in enumerate(cards):
-            mine = np.flatnonzero(able & (owner == number))
-            fit = mine[fitting[mine]]
-            if fit.size:
-                fresh = fit_calibration(odds[fit], ok[fit], [categories[i] for i in fit])
-                p_ok[mine] = fresh.p_all(odds[mine], [categories[i] for i in mine])
-                cards[number] = _with_calibration(card, n_answers, fresh)
-        choosing = np.flatnonzero(able & ~fitting)
-        names = [categories[i] for i in choosing]
-        chosen = choose_thresholds(p_ok[choosing], 1 - ok[choosing], names, targets, error_rate)
-        sets.append(ThresholdSet(n_answers=n_answers, by_category=chosen))
-    return panel.manifest.model_copy(
-        update={"heads": tuple(cards), "thresholds": tuple(sets), "quality_target": quality_target}
+@dataclass(frozen=True)
+class Promise:
+    """What is to be kept, how surely, and how the labels are parted for it."""
+
+    quality_targets: tuple[float, ...]
+    error_rate: float = ERROR_RATE
+    seed: int = 0
+    fit_ratio: float = 0.5
+    together: bool = False
+    signal_price: float = 0.1
+
+
+def calibrate(panel: Panel, pairs: Sequence[Pair], promise: Promise) -> Manifest:
+    """The manifest with probabilities fitted on one part of the questions and thresholds chosen on the other."""
+    kind = panel.manifest.kind
+    evidence = [evidence_of(pair, kind) for pair in pairs]
+    fitting = np.array([fold_of(pair.prompt, 1000, promise.seed) < 1000 * promise.fit_ratio for pair in pairs])
+    manifest = panel.manifest
+    for reads in all_reads(manifest) if promise.fit_ratio > 0 else ():
+        manifest = refitted(replace(panel, manifest=manifest), reads, pairs, evidence, fitting)
+    panel = replace(
+        panel,
+        manifest=manifest,
+        heads=[replace(head, card=card) for head, card in zip(panel.heads, manifest.heads, strict=True)],
     )
+    chosen = np.flatnonzero(~fitting)
+    kept, shown = [pairs[i] for i in chosen], [evidence[i] for i in chosen]
+    sets = []
+    for looks in sequences(manifest, promise.signal_price):
+        able = [i for i, e in enumerate(shown) if all(fits(panel, look.reads, e) for look in looks)]
+        highest = highest_threshold(
+            np.array([[panel.score(shown[i], look.reads).p_tier1_ok for look in looks] for i in able]).reshape(
+                -1, len(looks)
+            ),
+            [look.price_ratio for look in looks],
+        )
+        bad = np.array([float(not kept[i].tier1_ok) for i in able])
+        names = [kept[i].category for i in able]
+        for target in promise.quality_targets:
+            ratios = {
+                c: bad_ratio_for(target, mean_quality([p.frontier_quality for p in pairs if p.category == c]))
+                for c in sorted({pair.category for pair in pairs})
+            }
+            by_category = choose_thresholds(highest, bad, names, ratios, promise.error_rate, together=promise.together)
+            sets.append(ThresholdSet(quality_target=target, looks=looks, by_category=by_category))
+    return manifest.model_copy(update={"thresholds": tuple(sets)})
 
 
-def with_answers(evidence: Evidence, n_answers: int) -> Evidence:
-    """The evidence with at most so many further answers."""
-    return replace(evidence, other_answers=evidence.other_answers[:n_answers])
+def all_reads(manifest: Manifest) -> tuple[Reads, ...]:
+    """What the second stages of any head read, poorest first."""
+    return tuple(dict.fromkeys(top.reads for card in manifest.heads for top in card.tops))
 
 
-def _with_calibration(card: HeadCard, n_answers: int, fresh: Calibration) -> HeadCard:
-    tops = [t.model_copy(update={"tier1_ok": fresh}) if t.n_answers == n_answers else t for t in card.tops]
-    return card.model_copy(update={"tops": tuple(tops)})
+def sequences(manifest: Manifest, signal_price: float) -> list[tuple[Look, ...]]:
+    """The walks to calibrate. A router looks once, with its model or without; a gate also after each dear signal.
+
+    Logprobs come with the draft, so a gate that has them starts there.
+    """
+    reads = all_reads(manifest)
+    if manifest.kind is HeadKind.ROUTER:
+        return [(Look(reads=r),) for r in reads]
+    if any(r.logprobs for r in reads):
+        reads = tuple(r for r in reads if r.logprobs)
+    looks = [Look(reads=r, price_ratio=signal_price if i else 0.0) for i, r in enumerate(reads)]
+    return [tuple(looks[: n + 1]) for n in range(len(looks))]
+
+
+def fits(panel: Panel, reads: Reads, evidence: Evidence) -> bool:
+    """Whether the head of this category has such a stage and the evidence what it reads."""
+    tops = panel.head_for(evidence.category).card.tops
+    return reads.known(evidence) and any(top.reads == reads for top in tops)
+
+
+def refitted(
+    panel: Panel, reads: Reads, pairs: Sequence[Pair], evidence: Sequence[Evidence], fitting: NDArray[np.bool_]
+) -> Manifest:
+    """The manifest with one stage's probabilities fitted anew, a head at a time."""
+    cards = list(panel.manifest.heads)
+    for number, head in enumerate(panel.heads):
+        mine = [
+            i
+            for i in np.flatnonzero(fitting)
+            if panel.head_for(pairs[i].category) is head and fits(panel, reads, evidence[i])
+        ]
+        if mine:
+            odds = log_odds(1 - np.array([head.score(evidence[i], reads).gain for i in mine]))
+            ok = np.array([float(pairs[i].tier1_ok) for i in mine])
+            fresh = fit_calibration(odds, ok, [pairs[i].category for i in mine])
+            tops = [t.model_copy(update={"tier1_ok": fresh}) if t.reads == reads else t for t in cards[number].tops]
+            cards[number] = cards[number].model_copy(update={"tops": tuple(tops)})
+    return panel.manifest.model_copy(update={"heads": tuple(cards)})
+
+
+def with_joint(manifest: Manifest, router: Panel, gate: Panel, pairs: Sequence[Pair], draft_price: float) -> Manifest:
+    """The router's manifest with thresholds of least expected cost in front of the gate, prices in frontier answers.
+
+    Routing to the frontier never shows a bad draft, so the gate's promise holds whatever is chosen here.
+    """
+    p = np.array([router.score(evidence_of(pair, HeadKind.ROUTER)).p_tier1_ok for pair in pairs])
+    names = np.array([pair.category for pair in pairs])
+    found = []
+    for target in gate.quality_targets:
+        longest = gate.sequences(target)[-1]
+        prices = [look.price_ratio for look in longest.looks]
+        looks = np.array(
+            [
+                [gate.score(evidence_of(pair, HeadKind.GATE), look.reads).p_tier1_ok for look in longest.looks]
+                for pair in pairs
+            ]
+        )
+        by_category = {}
+        for category, promised in longest.by_category.items():
+            if promised.threshold is None:
+                continue
+            mine = names == category
+            taken = looks_taken(looks[mine], prices, promised.threshold)
+            accepted = highest_threshold(looks[mine], prices) >= promised.threshold
+            cost = draft_price + np.array([sum(prices[:n]) for n in taken]) + ~accepted
+            by_category[category] = cheapest_threshold(p[mine], cost)
+        found.append(JointThresholds(quality_target=target, by_category=by_category))
+    return manifest.model_copy(update={"joint": tuple(found)})
+
+
+def cheapest_threshold(p: NDArray[np.float64], cost: NDArray[np.float64]) -> float:
+    """The threshold on p of least total cost: `cost` for those that reach it, 1 (a frontier answer) for the others."""
+    order = np.argsort(-p, kind="stable")
+    saved = np.concatenate([[0.0], np.cumsum(1 - cost[order])])
+    last_of_tie = np.concatenate([[True], np.append(p[order][1:] != p[order][:-1], True)])
+    best = int(np.argmax(np.where(last_of_tie, saved, -np.inf)))
+    if best == 0:
+        return 1.0
+    following = p[order][best] if best < p.size else 0.0
+    return float((p[order][best - 1] + following) / 2)  # half-way, so that no label sits on the edge
 
 
 def mean_quality(grades: Sequence[float]) -> float:

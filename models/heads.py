@@ -28,10 +28,12 @@ from routing.head import (
     HeadCard,
     HeadKind,
     Linear,
+    Reads,
     TopCard,
-    answers_row,
     dense_row,
+    evidence_of,
     scale_structure,
+    signals_row,
     structure_row,
     text_row,
     texts_of,
@@ -68,7 +70,7 @@ class ForestShape:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A head with what it predicted out of fold, shape (n, n_targets), by number of further answers."""
+    """A head with what it predicted out of fold, shape (n, n_targets), by number of its second stage."""
 
     head: Head
     out_of_fold: Mapping[int, Floats]
@@ -86,13 +88,6 @@ class Rows:
     categories: tuple[str, ...]
     category: NDArray[np.int64]
     fold: NDArray[np.int64] = field(repr=False)
-
-
-def evidence_of(pair: Pair, kind: HeadKind) -> Evidence:
-    """What a head of this kind may see of a pair: never a grade, never the frontier's answer."""
-    if kind is HeadKind.ROUTER:
-        return Evidence(pair.prompt, pair.category)
-    return Evidence(pair.prompt, pair.category, pair.tier1_output or "", pair.tier1_answer, pair.other_answers)
 
 
 def rows_of(kind: HeadKind, pairs: Sequence[Pair], seed: int) -> Rows:
@@ -270,10 +265,25 @@ def forest_weight(linear_scores: Floats, from_forest: Floats, pairs: Sequence[Pa
     return next(weight for weight in FOREST_WEIGHTS if reached[weight] >= max(reached.values()) - WORTH_A_FOREST)
 
 
-def answer_counts(kind: HeadKind, pairs: Sequence[Pair]) -> tuple[int, ...]:
-    """For how many further answers to train a second stage: none, one, and as many as every pair has."""
-    most = min(len(pair.other_answers) for pair in pairs) if kind is HeadKind.GATE else 0
-    return tuple(sorted({0, min(1, most), most}))
+def stages(kind: HeadKind, evidence: Sequence[Evidence], *, counted: bool) -> tuple[Reads, ...]:
+    """Which second stages the pairs can train, poorest first; each reads what every pair has.
+
+    Router: without and with the router model. Gate: text; logprobs; one further answer and all of them; the verdict,
+    last because it was worth least beside the others (benchmarks/LOG.md). counted: of the further answers only counts
+    are known, so no single one can be picked.
+    """
+    has = Reads(
+        router=kind is HeadKind.ROUTER and all(e.p_router is not None for e in evidence),
+        logprobs=kind is HeadKind.GATE and all(Reads(logprobs=True).known(e) for e in evidence),
+        n_answers=min(len(e.other_answers) for e in evidence) if kind is HeadKind.GATE else 0,
+        verdict=kind is HeadKind.GATE and all(e.p_judge_ok is not None for e in evidence),
+    )
+    found = [Reads(), Reads(router=has.router, logprobs=has.logprobs)]
+    found += [
+        found[-1].model_copy(update={"n_answers": n}) for n in (0 if counted else min(1, has.n_answers), has.n_answers)
+    ]
+    found.append(found[-1].model_copy(update={"verdict": has.verdict}))
+    return tuple(dict.fromkeys(found))
 
 
 def fit_head(kind: HeadKind, name: str, pairs: Sequence[Pair], shape: ForestShape, seed: int) -> Fitted:
@@ -293,24 +303,24 @@ def fit_head(kind: HeadKind, name: str, pairs: Sequence[Pair], shape: ForestShap
     ok = np.array([float(pair.tier1_ok) for pair in pairs])
     good = np.array([float(not pair.bad_draft) for pair in pairs])
     forests, tops, out_of_fold = {}, [], {}
-    for n_answers in answer_counts(kind, pairs):
-        answers = [answers_row(e, n_answers) for e in rows.evidence]
+    for stage, reads in enumerate(stages(kind, rows.evidence, counted=any(p.agreement for p in pairs))):
+        signals = [signals_row(e, reads) for e in rows.evidence]
         dense = np.array(
-            [dense_row(*parts) for parts in zip(linear_scores, rates, rows.structure, answers, strict=True)]
+            [dense_row(*parts) for parts in zip(linear_scores, rates, rows.structure, signals, strict=True)]
         )
-        forests[n_answers], from_forest = grow_forest(dense, rows.labels, rows.fold, shape, seed)
+        forests[stage], from_forest = grow_forest(dense, rows.labels, rows.fold, shape, seed)
         weight = forest_weight(linear_scores, from_forest, pairs)
         scores = weight * from_forest + (1 - weight) * linear_scores
-        out_of_fold[n_answers] = scores
+        out_of_fold[stage] = scores
         tops.append(
             TopCard(
-                n_answers=n_answers,
+                reads=reads,
                 forest_weight=weight,
                 tier1_ok=fit_calibration(log_odds(1 - scores[:, 0]), ok, names),
                 draft_good=fit_calibration(log_odds(1 - scores[:, 1]), good, names),
             )
         )
-        log.info("%s: second stage with %d further answers fitted on %d pairs", name, n_answers, len(pairs))
+        log.info("%s: second stage %d (%s) fitted on %d pairs", name, stage, reads, len(pairs))
     card = HeadCard(
         name=name,
         categories=rows.categories,

@@ -43,9 +43,9 @@ def train_panel(
 
 
 def measure(pairs: Sequence[Pair], fitted: Fitted) -> dict[str, float | None]:
-    """Quality of a head on its own training pairs, out of fold, with the most further answers it can use."""
+    """Quality of a head on its own training pairs, out of fold, with all the signals it can use."""
     top = fitted.head.card.tops[-1]
-    scores = fitted.out_of_fold[top.n_answers]
+    scores = fitted.out_of_fold[len(fitted.head.card.tops) - 1]
     curve = quality_curve(
         -scores[:, 0], np.array([p.tier1_quality for p in pairs]), np.array([p.frontier_quality for p in pairs])
     )

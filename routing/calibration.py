@@ -194,6 +194,9 @@ class Threshold(Record):
     bad_shown_ratio: float = Field(0.0, ge=0, le=1, description="bad drafts shown")
     bad_shown_bound: float = Field(1.0, ge=0, le=1, description="Clopper-Pearson, at the corrected confidence")
     good_lost_ratio: float = Field(0.0, ge=0, le=1, description="good drafts thrown away")
+    together_with: tuple[str, ...] = Field(
+        (), description="categories that share this promise, because none has the labels for one of its own"
+    )
 
 
 def bad_ratio_for(quality_target: float, frontier_quality: float) -> float:
@@ -249,14 +252,28 @@ def choose_thresholds(
     categories: Sequence[str],
     target_ratios: Mapping[str, float],
     error_rate: float = ERROR_RATE,
+    *,
+    together: bool = False,
 ) -> dict[str, Threshold]:
     """One threshold per category of `target_ratios`, all promises together holding with probability 1 - error_rate.
 
-    Bonferroni: each category is tested at error_rate / number of categories. One without rows goes to the frontier.
+    Bonferroni: each promise is tested at error_rate / their number. A category without the labels that prove its target
+    goes to the frontier; with `together` all such share one promise: over their common traffic, in the mix of the
+    labels, the bad drafts shown stay within the mean of their targets.
     """
-    each = error_rate / max(1, len(target_ratios))
     names = np.asarray(categories)
-    return {
-        category: choose_threshold(category, p[names == category], bad[names == category], target, each)
-        for category, target in target_ratios.items()
-    }
+    counts = {category: int((names == category).sum()) for category in target_ratios}
+    alone = list(target_ratios)
+    if together:  # from the counts alone: what the labels say may not choose the groups
+        each = error_rate / max(1, len(target_ratios))
+        alone = [c for c in target_ratios if labels_needed(target_ratios[c], each) <= counts[c]]
+    rest = [c for c in target_ratios if c not in alone]
+    each = error_rate / max(1, len(alone) + (bool(rest) if together else 0))
+    found = {c: choose_threshold(c, p[names == c], bad[names == c], target_ratios[c], each) for c in alone}
+    if rest:
+        mine = np.isin(names, rest)
+        weights = [counts[c] for c in rest]
+        target = float(np.average([target_ratios[c] for c in rest], weights=weights)) if sum(weights) else 0.0
+        common = choose_threshold(rest[0], p[mine], bad[mine], target, each)
+        found |= {c: common.model_copy(update={"category": c, "together_with": tuple(rest)}) for c in rest}
+    return {category: found[category] for category in target_ratios}

@@ -7,6 +7,7 @@ checked. Without any the gate stops what is broken: empty, looping, refused, cut
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -17,11 +18,13 @@ from routing.language import switched_language
 from routing.loops import LoopWatch
 from routing.refusals import OPENING_CHARS, is_refusal, refuses_everything
 from routing.schema import (
+    Agreement,
     ChoiceEvidence,
     DraftEvidence,
     Record,
     RejectReason,
     RequestFeatures,
+    Signal,
     ToolCall,
     Verdict,
 )
@@ -36,6 +39,7 @@ ANY_LANGUAGE: Final = frozenset({"code", "json", "tools", "classify", "extract",
 class GateConfig(Record):
     """When a tier-1 draft is good enough to show. Rates and windows count tokens; logprobs are nats per token."""
 
+    artefact: Path | None = Field(None, description="folder of a trained gate head; it rules where no fault is certain")
     min_mean_logprob: float | None = Field(None, le=0, description="reject below; None: not checked")
     min_window_logprob: float | None = Field(
         None, le=0, description="reject when any window's mean is below; None: off"
@@ -57,6 +61,15 @@ class GateConfig(Record):
     judge_threshold: float | None = Field(
         None, ge=0, le=1, description="ask the router model; reject below; None: not asked"
     )
+    explore_rate: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of requests on which every signal is bought and booked, whatever it changes: what a gate"
+        " learns from; also where tier 1 was asked for by name",
+    )
+    n_samples: int = Field(2, ge=1, le=8, description="further answers of tier 1, where agreement is asked for")
+    sample_temperature: float = Field(0.8, gt=0, le=2)
 
 
 class ChoiceWatch:
@@ -183,7 +196,9 @@ class Signals:
     faults: tuple[RejectReason, ...]
     mean_logprob: float | None
     worst_window_logprob: float | None
+    worst_token_logprob: float | None
     p_judge_ok: float | None
+    agreement: Agreement | None
 
 
 def judge(body: Mapping[str, Any], features: RequestFeatures, evidence: DraftEvidence, config: GateConfig) -> Verdict:
@@ -194,9 +209,15 @@ def judge(body: Mapping[str, Any], features: RequestFeatures, evidence: DraftEvi
     return combine(gather(body, features, evidence, config), config)
 
 
-def needs_judge(verdict: Verdict, config: GateConfig) -> bool:
-    """Whether the router model's verdict on the draft would still change the ruling that was made without it."""
-    return config.judge_threshold is not None and set(verdict.reasons) <= {RejectReason.JUDGE_FAILED}
+def next_signal(verdict: Verdict, evidence: DraftEvidence, config: GateConfig) -> Signal | None:
+    """The dear signal that would still change the ruling that was made without it; None: the ruling stands."""
+    undecided = config.judge_threshold is not None and set(verdict.reasons) <= {RejectReason.JUDGE_FAILED}
+    return Signal.VERDICT if undecided and Signal.VERDICT not in evidence.asked else None
+
+
+def explored(request_id: str, config: GateConfig) -> bool:
+    """Whether every signal is bought on this request; decided by its random id, the same wherever it is asked."""
+    return config.explore_rate > 0 and int(request_id[:8], 16) < config.explore_rate * 2**32
 
 
 def gather(body: Mapping[str, Any], features: RequestFeatures, evidence: DraftEvidence, config: GateConfig) -> Signals:
@@ -209,7 +230,9 @@ def gather(body: Mapping[str, Any], features: RequestFeatures, evidence: DraftEv
         faults=tuple(reason for reason in RejectReason if reason in found),
         mean_logprob=min((mean for mean, _ in summaries if mean is not None), default=None),
         worst_window_logprob=min((worst for _, worst in summaries if worst is not None), default=None),
+        worst_token_logprob=min((bounded(p) for c in evidence.choices for p in c.token_logprobs), default=None),
         p_judge_ok=evidence.p_judge_ok,
+        agreement=evidence.agreement,
     )
 
 
@@ -220,16 +243,21 @@ def combine(signals: Signals, config: GateConfig) -> Verdict:
         signals.worst_window_logprob, config.min_window_logprob
     ):
         reasons.append(RejectReason.LOGPROB)
+    said = signals.p_judge_ok
+    p_judge_ok = said if said is not None and 0 <= said <= 1 else None  # no answer, or none that is a probability
     if config.judge_threshold is not None:
-        if signals.p_judge_ok is None or not 0 <= signals.p_judge_ok <= 1:
-            reasons.append(RejectReason.JUDGE_FAILED)  # no answer, or none that is a probability
-        elif signals.p_judge_ok < config.judge_threshold:
+        if p_judge_ok is None:
+            reasons.append(RejectReason.JUDGE_FAILED)
+        elif p_judge_ok < config.judge_threshold:
             reasons.append(RejectReason.JUDGE)
     return Verdict(
         accepted=not reasons,
         reasons=tuple(reasons),
         mean_logprob=signals.mean_logprob,
         worst_window_logprob=signals.worst_window_logprob,
+        worst_token_logprob=signals.worst_token_logprob,
+        p_judge_ok=p_judge_ok,
+        agreement=signals.agreement,
     )
 
 

@@ -14,18 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from routing.answers import answers_like
 from routing.calibration import Calibration, Threshold, log_odds
 from routing.forest import Forest
+from routing.labels import Pair
 from routing.ngrams import N_BUCKETS, Buckets, letter_counts, word_counts
 from routing.schema import Record
+from routing.steering import without_steering
 from routing.structure import agreement, agrees, draft_structure, prompt_structure
+from routing.text import edges
 
 Floats = NDArray[np.float64]
 Floats32 = NDArray[np.float32]
 
 FORMAT: Final = "tierwise-head/1"
 FEATURE_VERSION: Final = (
-    1  # of ngrams, structure and arithmetic together: a change of any makes old weights meaningless
+    2  # of ngrams, structure and arithmetic together: a change of any makes old weights meaningless
 )
 LABEL_SET: Final = ("gain", "bad_draft")  # what the scores of a head mean, in their order
 N_FAMILIES: Final = 2  # words, letter groups
@@ -42,13 +46,35 @@ class HeadKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a head may read of one request. The router reads prompt and category alone."""
+    """What a head may read of one request; None: not known. The router reads prompt, category and p_router alone."""
 
     prompt: str
     category: str
     draft: str = ""
     answer: str | None = None
     other_answers: tuple[str | None, ...] = ()
+    p_router: float | None = None
+    mean_logprob: float | None = None
+    worst_token_logprob: float | None = None
+    p_judge_ok: float | None = None
+
+
+class Reads(Record):
+    """What a second stage reads beside text, structure and category."""
+
+    router: bool = False
+    logprobs: bool = False
+    n_answers: int = Field(0, ge=0, le=64)
+    verdict: bool = False
+
+    def known(self, evidence: Evidence) -> bool:
+        """Whether the evidence holds all of it."""
+        return (
+            (not self.router or evidence.p_router is not None)
+            and (not self.logprobs or (evidence.mean_logprob is not None and evidence.worst_token_logprob is not None))
+            and self.n_answers <= len(evidence.other_answers)
+            and (not self.verdict or evidence.p_judge_ok is not None)
+        )
 
 
 class Scores(Record):
@@ -67,9 +93,9 @@ class Scores(Record):
 
 
 class TopCard(Record):
-    """The second stage for one number of further answers."""
+    """One second stage: what it reads, and how its scores become probabilities."""
 
-    n_answers: int = Field(ge=0)
+    reads: Reads
     forest_weight: float = Field(ge=0, le=1, description="of the forest; the rest is the linear score")
     tier1_ok: Calibration = Field(description="of log_odds(1 - gain)")
     draft_good: Calibration = Field(description="of log_odds(1 - bad_draft)")
@@ -81,14 +107,29 @@ class HeadCard(Record):
     name: str
     categories: tuple[str, ...]
     n_labels: tuple[int, ...] = Field(description="by category")
-    tops: tuple[TopCard, ...] = Field(min_length=1, description="ascending n_answers")
+    tops: tuple[TopCard, ...] = Field(min_length=1, description="poorest first")
+
+
+class Look(Record):
+    """One step of a sequence (routing/sequence.py): a second stage, and what its signal costs."""
+
+    reads: Reads
+    price_ratio: float = Field(0.0, ge=0, le=1, description="of its signal, as a share of a frontier answer's price")
 
 
 class ThresholdSet(Record):
-    """What may be shown when a score has used so many further answers; the promise holds for that score alone."""
+    """What may be shown at one quality target after one sequence of looks; the promise holds for that walk alone."""
 
-    n_answers: int = Field(ge=0)
+    quality_target: float = Field(ge=0, le=1, description="share of frontier quality that is kept")
+    looks: tuple[Look, ...] = Field(min_length=1)
     by_category: dict[str, Threshold]
+
+
+class JointThresholds(Record):
+    """Where a draft behind a gate starts to pay, by category: the router's p_tier1_ok of least expected cost."""
+
+    quality_target: float = Field(ge=0, le=1)
+    by_category: dict[str, float]
 
 
 class Manifest(Record):
@@ -104,11 +145,37 @@ class Manifest(Record):
     seed: int
     heads: tuple[HeadCard, ...] = Field(min_length=1, description="the last one serves categories of no other")
     thresholds: tuple[ThresholdSet, ...] = Field((), description="empty: never calibrated")
-    quality_target: float | None = Field(None, ge=0, le=1, description="share of frontier quality the thresholds keep")
+    joint: tuple[JointThresholds, ...] = Field((), description="of a router that works in front of a learned gate")
     metrics: dict[str, float | None] = Field(default_factory=dict, description="out of fold, on the training pairs")
 
 
+MAX_ANSWERS: Final = 64
+ALL_KNOWN: Final = Evidence(
+    "", "", other_answers=("",) * MAX_ANSWERS, p_router=0.5, mean_logprob=0.0, worst_token_logprob=0.0, p_judge_ok=0.5
+)
+
 TextRow = tuple[tuple[Buckets, Floats32], ...]
+
+
+def readable(prompt: str) -> str:
+    """A prompt as heads read it, in training as in serving: its edges, without sentences that ask for a tier."""
+    return without_steering(edges(prompt))
+
+
+def evidence_of(pair: Pair, kind: HeadKind) -> Evidence:
+    """What a head of this kind may see of a pair: never a grade, never the frontier's answer."""
+    if kind is HeadKind.ROUTER:
+        return Evidence(readable(pair.prompt), pair.category, p_router=pair.p_router)
+    return Evidence(
+        readable(pair.prompt),
+        pair.category,
+        pair.tier1_output or "",
+        pair.tier1_answer,
+        pair.other_answers if pair.agreement is None else answers_like(pair.tier1_answer, pair.agreement),
+        mean_logprob=pair.mean_logprob,
+        worst_token_logprob=pair.worst_token_logprob,
+        p_judge_ok=pair.p_judge_ok,
+    )
 
 
 def texts_of(kind: HeadKind, evidence: Evidence) -> tuple[str, ...]:
@@ -129,12 +196,22 @@ def structure_row(kind: HeadKind, evidence: Evidence) -> Floats:
     return np.concatenate([prompt, draft_structure(evidence.prompt, evidence.draft, evidence.answer)])
 
 
-def answers_row(evidence: Evidence, n_answers: int) -> Floats:
-    """Agreement of the draft's answer with the first n_answers others; empty for none."""
-    if n_answers == 0:
-        return np.zeros(0)
-    others = evidence.other_answers[:n_answers]
-    return np.concatenate([agreement(evidence.answer, others), agrees(evidence.answer, others)])
+def signals_row(evidence: Evidence, reads: Reads) -> Floats:
+    """What a second stage sees of its signals: agreement of the draft's answer with the first n_answers others, the
+
+    router model's log odds, the draft's logprobs, the verdict's log odds; empty for what it does not read.
+    """
+    parts: list[Floats] = []
+    if reads.n_answers:
+        others = evidence.other_answers[: reads.n_answers]
+        parts += [agreement(evidence.answer, others), agrees(evidence.answer, others)]
+    if reads.router:
+        parts.append(log_odds(np.array([evidence.p_router])))
+    if reads.logprobs:
+        parts.append(np.array([evidence.mean_logprob, evidence.worst_token_logprob], dtype=np.float64))
+    if reads.verdict:
+        parts.append(log_odds(np.array([evidence.p_judge_ok])))
+    return np.concatenate([np.zeros(0), *parts])
 
 
 def weigh(row: tuple[Buckets, Floats32], idf: Floats32) -> tuple[Buckets, Floats32]:
@@ -203,8 +280,13 @@ class Head:
     rate: Floats
     forests: Mapping[int, Forest]
 
-    def score(self, evidence: Evidence) -> Scores:
-        """Judge one request by the richest stage that its answers allow."""
+    def score(self, evidence: Evidence, reads: Reads | None = None) -> Scores:
+        """Judge one request by one second stage, or by the richest that the evidence allows.
+
+        Raises ValueError when there is no such stage, or the evidence lacks what it reads.
+        """
+        number = self.stage(evidence, reads)
+        top = self.card.tops[number]
         category = self.card.categories.index(evidence.category) if evidence.category in self.card.categories else None
         structure = structure_row(self.kind, evidence)
         cold = category is None and self.kind is HeadKind.ROUTER
@@ -212,29 +294,32 @@ class Head:
             linear = self.linear.cold_score(structure)
         else:
             linear = self.linear.score(text_row(self.kind, evidence), structure, category)
-        top = max(
-            (t for t in self.card.tops if t.n_answers <= len(evidence.other_answers)),
-            key=lambda t: t.n_answers,
-            default=self.card.tops[0],
-        )
         gain, bad = linear
         if top.forest_weight > 0 and not cold:
             rate = self.rate[-1 if category is None else category]
-            dense = dense_row(linear, rate, structure, answers_row(evidence, top.n_answers))
-            forest = self.forests[top.n_answers].predict(dense[None, :])[0]
+            dense = dense_row(linear, rate, structure, signals_row(evidence, top.reads))
+            forest = self.forests[number].predict(dense[None, :])[0]
             gain, bad = top.forest_weight * forest + (1 - top.forest_weight) * linear
         return Scores(
             p_tier1_ok=top.tier1_ok.p(float(log_odds(1 - gain)), evidence.category),
             p_draft_good=top.draft_good.p(float(log_odds(1 - bad)), evidence.category),
             gain=float(gain),
             n_labels=0 if category is None else self.card.n_labels[category],
-            n_answers=top.n_answers,
+            n_answers=top.reads.n_answers,
         )
 
+    def stage(self, evidence: Evidence, reads: Reads | None = None) -> int:
+        """Number of the second stage that reads just this, or of the richest that the evidence allows."""
+        fitting = [i for i, top in enumerate(self.card.tops) if top.reads == reads or reads is None]
+        fitting = [i for i in fitting if self.card.tops[i].reads.known(evidence)]
+        if not fitting:
+            raise ValueError(f"{self.card.name}: no second stage for this evidence reads {reads}")
+        return fitting[-1]
 
-def dense_row(linear: Floats, rate: Floats, structure: Floats, answers: Floats) -> Floats:
-    """What the forest sees: scores of the first stage, the category's rates, structure, agreement."""
-    return np.concatenate([linear, rate, structure, answers])
+
+def dense_row(linear: Floats, rate: Floats, structure: Floats, signals: Floats) -> Floats:
+    """What the forest sees: scores of the first stage, the category's rates, structure, signals."""
+    return np.concatenate([linear, rate, structure, signals])
 
 
 @dataclass(frozen=True)
@@ -248,14 +333,19 @@ class Panel:
         """The head that knows the category, else the last one, which has seen every label."""
         return next((head for head in self.heads if category in head.card.categories), self.heads[-1])
 
-    def score(self, evidence: Evidence) -> Scores:
-        """Judge one request; takes no more than a few milliseconds."""
-        return self.head_for(evidence.category).score(evidence)
+    def score(self, evidence: Evidence, reads: Reads | None = None) -> Scores:
+        """Judge one request; takes no more than a few milliseconds. Raises ValueError as Head.score does."""
+        return self.head_for(evidence.category).score(evidence, reads)
 
-    def threshold(self, category: str, n_answers: int) -> Threshold | None:
-        """What was promised for a category and a score of so many answers; None: never calibrated, so the frontier."""
-        found = (t.by_category.get(category) for t in self.manifest.thresholds if t.n_answers == n_answers)
-        return next(found, None)
+    @property
+    def quality_targets(self) -> tuple[float, ...]:
+        """The shares of frontier quality that thresholds were chosen for, ascending."""
+        return tuple(sorted({t.quality_target for t in self.manifest.thresholds}))
+
+    def sequences(self, quality_target: float) -> tuple[ThresholdSet, ...]:
+        """The calibrated sequences of looks for one target, shortest first."""
+        found = [t for t in self.manifest.thresholds if t.quality_target == quality_target]
+        return tuple(sorted(found, key=lambda t: len(t.looks)))
 
 
 def panel_of(manifest: Manifest, tensors: Mapping[str, NDArray[np.generic]]) -> Panel:
@@ -307,8 +397,8 @@ def _head(kind: HeadKind, card: HeadCard, number: int, tensors: Mapping[str, NDA
         cold=floats("cold", n_structure, n_targets),
     )
     forests = {}
-    for top in card.tops:
-        name = f"forest{top.n_answers}"
+    for stage, top in enumerate(card.tops):
+        name = f"forest{stage}"
         shape = tensors[f"{number}.{name}.feature"].shape
         forest = Forest(
             feature=take(f"{name}.feature", np.int32, *shape).astype(np.int32),
@@ -317,9 +407,8 @@ def _head(kind: HeadKind, card: HeadCard, number: int, tensors: Mapping[str, NDA
             right=take(f"{name}.right", np.int32, *shape).astype(np.int32),
             value=take(f"{name}.value", np.float32, *shape, n_targets).astype(np.float32),
         )
-        n_answers = answers_row(Evidence("", "", other_answers=("",) * top.n_answers), top.n_answers).size
-        forest.check(2 * n_targets + n_structure + n_answers, n_targets)
-        forests[top.n_answers] = forest
+        forest.check(2 * n_targets + n_structure + signals_row(ALL_KNOWN, top.reads).size, n_targets)
+        forests[stage] = forest
     return Head(kind, card, linear, floats("rate", n_categories + 1, n_targets), forests)
 
 
@@ -337,7 +426,7 @@ def tensors_of(number: int, head: Head) -> dict[str, NDArray[np.generic]]:
         "cold": linear.cold,
         "rate": head.rate,
     }
-    for n_answers, forest in head.forests.items():
+    for stage, forest in head.forests.items():
         for name in ("feature", "threshold", "left", "right", "value"):
-            tensors[f"forest{n_answers}.{name}"] = getattr(forest, name)
+            tensors[f"forest{stage}.{name}"] = getattr(forest, name)
     return {f"{number}.{name}": np.ascontiguousarray(tensor) for name, tensor in tensors.items()}

@@ -7,7 +7,7 @@ from typing import Final
 
 from pydantic import Field
 
-from routing.schema import Record
+from routing.schema import Agreement, Record
 
 _OPTIONS: Final = re.compile(r"\n\s*\(?A[.)]\s")
 _NOT_A_WORD: Final = re.compile(r"\W+")
@@ -39,6 +39,11 @@ class Pair(Record):
     tier1_answer: str | None = Field(None, description="the extracted answer of the draft; None: none found")
     other_answers: tuple[str | None, ...] = Field((), description="the same of other models or samples")
     provenance: Provenance | None = Field(None, description="None: from outside")
+    p_router: float | None = Field(None, ge=0, le=1, description="the router model's own word on the prompt")
+    mean_logprob: float | None = Field(None, le=0, description="of tier 1's tokens, nats")
+    worst_token_logprob: float | None = Field(None, le=0)
+    p_judge_ok: float | None = Field(None, ge=0, le=1, description="the router model's verdict on the draft")
+    agreement: Agreement | None = Field(None, description="of further samples; stands in for other_answers")
 
     @property
     def gain(self) -> float:

@@ -6,6 +6,7 @@ for tools, the category's pin. What no rule decides, the router's score does.
 
 import math
 from enum import StrEnum
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -38,11 +39,21 @@ class CategoryPolicy(Record):
     )
     threshold: float | None = Field(None, ge=0, le=1, description="go to tier 1 when p_tier1_ok >= threshold")
     hold: str | None = Field(None, pattern=HOLD_PATTERN, description="full, prefix(n tokens) or off; None inherits")
+    quality_target: float | None = Field(None, ge=0, le=1, description="of this category; None inherits")
 
 
 class PolicyConfig(Record):
     """The dial between cost and quality."""
 
+    artefact: Path | None = Field(
+        None, description="folder of a trained router head; its thresholds then replace the three below"
+    )
+    quality_target: float = Field(
+        0.98,
+        ge=0,
+        le=1,
+        description="share of the frontier's quality to keep; one that the artefacts were calibrated for",
+    )
     default_threshold: float = Field(0.5, ge=0, le=1)
     cheap_offset: float = Field(-0.2, ge=-1, le=0, description="added to the threshold for model auto:cheap")
     quality_offset: float = Field(0.2, ge=0, le=1, description="added to the threshold for model auto:quality")
@@ -142,7 +153,24 @@ def decide_by_score(
         reason=DecisionReason.SCORE_HIGH if high else DecisionReason.SCORE_LOW,
         p_tier1_ok=p_tier1_ok,
         threshold=needs,
+        p_router=p_tier1_ok,
     )
+
+
+def quality_target(
+    requested: RequestedModel, category: str, calibrated: tuple[float, ...], config: PolicyConfig
+) -> float:
+    """The position of the dial for one request: the category's own target; auto:cheap and auto:quality take the next
+
+    position down or up among the calibrated ones, ascending, where there is one.
+    """
+    own = config.categories.get(category, CategoryPolicy()).quality_target
+    target = config.quality_target if own is None else own
+    if requested is RequestedModel.AUTO_CHEAP:
+        return max((t for t in calibrated if t < target), default=target)
+    if requested is RequestedModel.AUTO_QUALITY:
+        return min((t for t in calibrated if t > target), default=target)
+    return target
 
 
 def hold_policy(features: RequestFeatures, config: PolicyConfig) -> HoldPolicy:

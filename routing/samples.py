@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from routing.schema import Record
+from routing.schema import Api, Record
+from routing.text import conversation_text
 
 
 class SampleSource(StrEnum):
@@ -51,9 +52,7 @@ class Sample(Record):
     @property
     def prompt(self) -> str:
         """The conversation as one text: the last user message alone where nothing went before it."""
-        if len(self.messages) == 1:
-            return self.messages[0]["content"]
-        return "\n\n".join(f"{m['role']}: {m['content']}" for m in self.messages)
+        return conversation_text({"messages": list(self.messages)}, Api.CHAT)
 
 
 class Feedback(Record):

@@ -79,6 +79,7 @@ class DecisionReason(StrEnum):
     SCORE_LOW = "score_low"
     NO_SCORE = "no_score"
     BUDGET = "budget"  # a limit left only tier 1
+    NO_LABELS = "no_labels"  # a learned policy that has too few labels of the category to promise anything
 
 
 class Decision(Record):
@@ -88,6 +89,7 @@ class Decision(Record):
     reason: DecisionReason
     p_tier1_ok: float | None = Field(None, ge=0, le=1)
     threshold: float | None = Field(None, ge=0, le=1, description="of the category and dial; None when a rule decided")
+    p_router: float | None = Field(None, ge=0, le=1, description="the router model's own word; a learned head reads it")
 
 
 class RejectReason(StrEnum):
@@ -136,8 +138,27 @@ class DraftEvidence(Record):
     """The draft as the gate sees it: every choice, and what the dearer checks said (None: not asked)."""
 
     choices: tuple[ChoiceEvidence, ...]
-    p_judge_ok: float | None = Field(None, ge=0, le=1)
-    agreement_ratio: float | None = Field(None, ge=0, le=1)
+    p_judge_ok: float | None = Field(None, ge=0, le=1, description="of the worst choice")
+    agreement: "Agreement | None" = None
+    asked: tuple["Signal", ...] = Field((), description="dear signals that were bought, also those that failed")
+
+
+class Signal(StrEnum):
+    """What the gate can buy to judge a draft, beside what the draft itself shows for nothing."""
+
+    VERDICT = "verdict"  # the router model's one-token word on question and draft
+    SAMPLES = "samples"  # further short answers of tier 1 to the same prompt
+
+
+class Agreement(Record):
+    """How many further samples of tier 1 give the draft's answer.
+
+    n_rival: size of the largest group that gives another answer. n_agree + n_rival <= n_samples.
+    """
+
+    n_samples: int = Field(ge=1)
+    n_agree: int = Field(ge=0)
+    n_rival: int = Field(ge=0)
 
 
 class Verdict(Record):
@@ -148,6 +169,9 @@ class Verdict(Record):
     p_accept: float | None = Field(None, ge=0, le=1)
     mean_logprob: float | None = Field(None, le=0, description="nats per token")
     worst_window_logprob: float | None = Field(None, le=0, description="lowest mean over a window of tokens, nats")
+    worst_token_logprob: float | None = Field(None, le=0, description="of the least likely token, nats")
+    p_judge_ok: float | None = Field(None, ge=0, le=1, description="the router model's verdict; None: not asked")
+    agreement: Agreement | None = None
 
 
 class AttemptKind(StrEnum):

@@ -23,6 +23,16 @@ def last_user_text(body: Mapping[str, Any], api: Api) -> str:
     return next(iter(texts_of("user", body, newest_first=True)), "")
 
 
+def conversation_text(body: Mapping[str, Any], api: Api) -> str:
+    """All that was said as one text, what learned heads read: a lone user message as it is, else a role a paragraph."""
+    messages = messages_of(body)
+    if api is Api.COMPLETIONS or not messages:
+        return last_user_text(body, api)
+    if len(messages) == 1:
+        return content_text(messages[0].get("content"))
+    return "\n\n".join(f"{m.get('role')}: {content_text(m.get('content'))}" for m in messages)
+
+
 def texts_of(role: str, body: Mapping[str, Any], *, newest_first: bool = False) -> list[str]:
     """The texts of every message of one role; `system` takes the newer name `developer` along."""
     roles = {"system", "developer"} if role == "system" else {role}

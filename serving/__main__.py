@@ -141,16 +141,21 @@ def parser() -> argparse.ArgumentParser:
 def run_serve(args: argparse.Namespace) -> int:
     """Start everything, print how to use it, wait for Ctrl-C, stop everything."""
     from serving.config import load_config
+    from serving.learned import read_learned
     from serving.supervisor import serve_until_stopped
 
-    return serve_until_stopped(load_config(args.config))
+    config = load_config(args.config)
+    read_learned(config.policy, config.gate)  # here too: a refusal should not wait for the engines
+    return serve_until_stopped(config)
 
 
 def run_validate(args: argparse.Namespace) -> int:
-    """Read the profile exactly as `serve` would."""
+    """Read the profile exactly as `serve` would, trained heads included."""
     from serving.config import load_config
+    from serving.learned import read_learned
 
     config = load_config(args.config)
+    read_learned(config.policy, config.gate)
     if args.show:
         print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
     print(f"{args.config} is valid; config hash {config.hash}")

@@ -6,6 +6,7 @@
 import asyncio
 import gc
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from serving.frontier.client import FrontierClient
 from serving.idempotency import IdempotencyStore
 from serving.ingress import Stack, Tokenizer, build_app
 from serving.keys import KeyRing, load_or_make_secret
+from serving.learned import read_learned
 from serving.learning.feedback import FeedbackDesk
 from serving.learning.sampler import Sampler
 from serving.ledger.lessons import LessonStore
@@ -67,7 +69,7 @@ def build_stack(config: StackConfig, tier1: DraftEngine, router: RouterModel | N
         ledger=ledger,
         keys=KeyRing.load(config.gateway.keys_file),
         salt_secret=load_or_make_secret(config.gateway.secret_file),
-        sections=config.sections(),
+        sections=replace(config.sections(), learned=read_learned(config.policy, config.gate)),
         release=config.release,
         gateway=config.gateway,
         cost=config.cost,

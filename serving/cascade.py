@@ -7,11 +7,12 @@ this file knows the product; every station is one line here, a pure function in 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic import Field
 
-from routing.gate import GateConfig
+from routing.gate import GateConfig, explored
+from routing.learned import Learned, decide_by_head
 from routing.policy import ContextTooLong, PolicyConfig, decide_by_rules, decide_by_score
 from routing.schema import (
     AttemptKind,
@@ -49,12 +50,13 @@ class CascadeConfig(Record):
 
 @dataclass(frozen=True, slots=True)
 class Sections:
-    """The sections of the configuration that steer one request."""
+    """The sections of the configuration that steer one request, and the trained heads that they name."""
 
     policy: PolicyConfig
     gate: GateConfig
     draft: DraftConfig
     cascade: CascadeConfig
+    learned: Learned = field(default_factory=Learned)
 
 
 async def answer(
@@ -69,7 +71,7 @@ async def answer(
     Yields the frames the client may see. Raises a StackError: before the first frame it becomes the HTTP status, after
     it an error frame. Closing the generator stops whatever runs for the request, wherever it runs.
     """
-    draft = GatedDraft(call, tiers, trace, config.gate, config.draft, config.policy)
+    draft = GatedDraft(call, tiers, trace, config.gate, config.draft, config.policy, config.learned)
     try:
         trace.decision = await choose_tier(call, tiers, trace, config)
         if trace.decision.tier is Tier.TIER1:
@@ -102,9 +104,14 @@ async def choose_tier(call: Call, tiers: Tiers, trace: RequestTrace, config: Sec
         raise ContextLengthExceeded(str(error), param="messages") from error
     if decision is not None and call.capped_model is RequestedModel.TIER1:
         return decision.model_copy(update={"reason": DecisionReason.BUDGET})
-    if decision is not None:
+    if decision is not None and not (decision.tier is Tier.TIER1 and explored(call.request_id, config.gate)):
         return decision
-    return decide_by_score(call.target, call.features, await router_score(call, tiers, trace, config), config.policy)
+    p_router = await router_score(call, tiers, trace, config)
+    if decision is not None:
+        return decision.model_copy(update={"p_router": p_router})
+    if config.learned.router is not None:
+        return decide_by_head(call.target, call.body, call.api, call.features, p_router, config.learned, config.policy)
+    return decide_by_score(call.target, call.features, p_router, config.policy)
 
 
 async def router_score(call: Call, tiers: Tiers, trace: RequestTrace, config: Sections) -> float | None:

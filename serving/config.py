@@ -63,6 +63,8 @@ class StackConfig(Record):
     def _judge_needs_a_router(self) -> "StackConfig":
         if self.gate.judge_threshold is not None and self.router is None:
             raise ValueError("gate.judge_threshold is set but there is no router to ask; add `router:` or unset it")
+        if self.gate.judge_threshold is not None and self.gate.artefact is not None:
+            raise ValueError("gate.artefact rules by itself; unset gate.judge_threshold")
         return self
 
     @cached_property

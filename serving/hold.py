@@ -11,19 +11,21 @@ from contextlib import aclosing
 
 from pydantic import Field
 
-from routing.gate import DraftWatch, GateConfig, judge, needs_judge
+from routing.gate import DraftWatch, GateConfig, explored
+from routing.learned import Learned, LearnedGate, ruling
 from routing.policy import HoldKind, PolicyConfig, hold_policy
 from routing.schema import (
     AttemptKind,
     AttemptOutcome,
     DecisionReason,
-    DraftEvidence,
     Record,
     RejectReason,
+    Signal,
     Tier,
     Verdict,
 )
-from serving.errors import QueueFull, RouterFailed, StreamBroken, Tier1Failed
+from serving.errors import QueueFull, StreamBroken, Tier1Failed
+from serving.signals import buy
 from serving.tiers import Call, Frame, Tiers
 from serving.trace import Booking, RequestTrace
 
@@ -33,7 +35,7 @@ class DraftConfig(Record):
 
     first_token_timeout_s: float = Field(30.0, gt=0)
     idle_timeout_s: float = Field(15.0, gt=0, description="longest gap between two frames of a draft")
-    judge_timeout_s: float = Field(10.0, gt=0)
+    judge_timeout_s: float = Field(10.0, gt=0, description="for each dear signal of the gate")
     spill_when_full: bool = Field(False, description="a full tier 1 sends the request to the frontier instead of 429")
 
 
@@ -48,10 +50,15 @@ class GatedDraft:
         gate: GateConfig,
         config: DraftConfig,
         policy: PolicyConfig,
+        learned: Learned,
     ) -> None:
         self._call, self._tiers, self._trace = call, tiers, trace
         self._gate, self._config = gate, config
         self._policy = hold_policy(call.features, policy)
+        self._learned: LearnedGate | None = None
+        if learned.gate is not None:
+            request = (call.target, call.body, call.api, call.features)
+            self._learned = LearnedGate(learned.gate, *request, policy, may_ask_router=tiers.router is not None)
         self._watch = DraftWatch(gate, call.features)
         self._held: list[Frame] = []
         self._complete = False
@@ -101,7 +108,7 @@ class GatedDraft:
                 return
             booking.outcome = AttemptOutcome.SERVED
             if releasing:  # too late to act on; on record, so that the policy's price in bad answers is known
-                trace.verdict = judge(self._call.body, self._call.features, self._watch.evidence(), self._gate)
+                trace.verdict = await self._rule(shown=True)
                 return
             booking.ended = time.perf_counter()  # the judge's time is not the draft's
             trace.verdict = await self._rule()
@@ -162,29 +169,21 @@ class GatedDraft:
         self._trace.served = booking
         return frame
 
-    async def _rule(self) -> Verdict:
-        """The cheap checks first; the router model's verdict is bought only where it can still change the ruling."""
-        evidence = self._watch.evidence()
-        verdict = judge(self._call.body, self._call.features, evidence, self._gate)
-        if not needs_judge(verdict, self._gate):
-            return verdict
-        evidence = evidence.model_copy(update={"p_judge_ok": await self._ask_judge(evidence)})
-        return judge(self._call.body, self._call.features, evidence, self._gate)
+    async def _rule(self, *, shown: bool = False) -> Verdict:
+        """The cheap checks first; a dear signal is bought only where it can still change the ruling.
 
-    async def _ask_judge(self, evidence: DraftEvidence) -> float | None:
-        """p(the draft is good) from the router model; None when it cannot say, which the gate reads as a rejection."""
-        router = self._tiers.router
-        if router is None:
-            return None
-        try:
-            with self._trace.attempt(AttemptKind.JUDGE, Tier.ROUTER, router.model) as booking:
-                async with asyncio.timeout(self._config.judge_timeout_s):
-                    score = await router.judge(self._call, evidence.choices[0].text)
-                booking.settle_score(score)
-                booking.outcome = AttemptOutcome.USED
-                return score.p_yes
-        except (RouterFailed, QueueFull, TimeoutError):
-            return None
+        shown: the draft is with the client already, so nothing can; but an explored request has every signal bought.
+        """
+        call, evidence = self._call, self._watch.evidence()
+        explores = explored(call.request_id, self._gate)
+        while True:
+            verdict, signal = ruling(call.body, call.features, evidence, self._gate, self._learned)
+            if shown or signal is None:
+                signal = next((s for s in Signal if s not in evidence.asked), None) if explores else None
+            if signal is None:
+                return verdict
+            timeout_s = self._config.judge_timeout_s
+            evidence = await buy(signal, call, self._tiers, self._trace, evidence, self._gate, timeout_s)
 
 
 def asked_for_alone(trace: RequestTrace) -> bool:

@@ -5,9 +5,8 @@ import json
 from pathlib import Path
 
 from models.artefact import ArtefactInvalid
-from models.heads import evidence_of
 from models.router.data import load_pairs
-from routing.head import HeadKind, Panel
+from routing.head import HeadKind, Panel, evidence_of
 from serving.artefact import read_panel
 from serving.errors import ConfigInvalid
 

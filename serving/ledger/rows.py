@@ -29,11 +29,15 @@ def request_row(record: RequestRecord) -> Row:
         "decision_reason": decision.reason.value if decision else None,
         "p_tier1_ok": decision.p_tier1_ok if decision else None,
         "threshold": decision.threshold if decision else None,
+        "p_router": decision.p_router if decision else None,
         "accepted": verdict.accepted if verdict else None,
         "reject_reasons": [reason.value for reason in verdict.reasons] if verdict else None,
         "p_accept": verdict.p_accept if verdict else None,
         "mean_logprob": verdict.mean_logprob if verdict else None,
         "worst_window_logprob": verdict.worst_window_logprob if verdict else None,
+        "worst_token_logprob": verdict.worst_token_logprob if verdict else None,
+        "p_judge_ok": verdict.p_judge_ok if verdict else None,
+        "agreement": verdict.agreement.model_dump() if verdict and verdict.agreement else None,
         "held_s": record.held_s,
         "ttft_s": record.ttft_s,
         "duration_s": record.duration_s,
@@ -77,13 +81,22 @@ def _attempt_row(request_id: str, ordinal: int, attempt: Attempt) -> Row:
     }
 
 
-_DECISION = {"tier": "decision_tier", "reason": "decision_reason", "p_tier1_ok": "p_tier1_ok", "threshold": "threshold"}
+_DECISION = {
+    "tier": "decision_tier",
+    "reason": "decision_reason",
+    "p_tier1_ok": "p_tier1_ok",
+    "threshold": "threshold",
+    "p_router": "p_router",
+}
 _VERDICT = {
     "accepted": "accepted",
     "reasons": "reject_reasons",
     "p_accept": "p_accept",
     "mean_logprob": "mean_logprob",
     "worst_window_logprob": "worst_window_logprob",
+    "worst_token_logprob": "worst_token_logprob",
+    "p_judge_ok": "p_judge_ok",
+    "agreement": "agreement",
 }
 _USAGE = {
     "input_tokens": "input_tokens",

@@ -56,6 +56,9 @@ class ScriptedTier1:
         self.running = 0
         self.aborted = 0
         self.tokens_made = 0
+        self.samples: tuple[str, ...] | None = ("a fine answer", "a fine answer")  # None: sampling fails
+        self.samples_wait: asyncio.Event | None = None
+        self.sampled: list[Call] = []
         self.probe_error: StackError | None = None
         self._queue: deque[Draft] = deque()
         self.bell = Bell()
@@ -71,7 +74,11 @@ class ScriptedTier1:
         return self
 
     async def draft(self, call: Call) -> AsyncGenerator[Frame, None]:
-        """Play the next script."""
+        """Play the next script; further samples of an earlier call come from `samples`."""
+        if call.request_id.endswith("-samples"):
+            async for frame in self._sample(call):
+                yield frame
+            return
         draft = self._queue.popleft() if self._queue else self.default
         self.calls.append(call)
         self.running += 1
@@ -86,6 +93,23 @@ class ScriptedTier1:
         finally:
             self.running -= 1
             self.aborted += not finished
+            self.bell.ring()
+
+    async def _sample(self, call: Call) -> AsyncGenerator[Frame, None]:
+        self.sampled.append(call)
+        self.running += 1
+        self.bell.ring()
+        try:
+            if self.samples is None:
+                raise BROKEN_ENGINE
+            if self.samples_wait is not None:
+                await self.samples_wait.wait()
+            for choice, text in enumerate(self.samples):
+                yield Frame(choice=choice, text=text, n_tokens=len(text.split()))
+            usage = Usage(input_tokens=call.features.input_tokens, output_tokens=6, cached_tokens=0)
+            yield Frame(usage=usage, engine_s=0.001, replica_id="r0", model=self.model)
+        finally:
+            self.running -= 1
             self.bell.ring()
 
     async def _play(self, call: Call, draft: Draft) -> AsyncGenerator[Frame, None]:

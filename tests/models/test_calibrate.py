@@ -40,17 +40,19 @@ def test_labels_that_were_trained_on_are_refused(folder: Path, capsys: pytest.Ca
     assert "trained on" in capsys.readouterr().err
 
 
-def test_thresholds_are_written_for_each_number_of_answers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_thresholds_are_written_for_the_walk_up_to_each_signal(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     report = calibrate(folder, save(folder / "fresh.jsonl", [*graded(600, seed=5), *graded(9)]), capsys)
     assert (report["n_pairs"], report["n_left_out"]) == (600, 9)
     panel = read_panel(folder / "artefact", HeadKind.GATE)
-    assert [t.n_answers for t in panel.manifest.thresholds] == [0, 1, 3]
-    chat = panel.threshold("chat", 3)
-    assert chat is not None
+    sequences = panel.sequences(0.8)
+    assert [[look.reads.n_answers for look in s.looks] for s in sequences] == [[0], [0, 1], [0, 1, 3]]
+    chat = sequences[-1].by_category["chat"]
     assert chat.threshold is not None
     assert chat.bad_shown_bound <= 0.2
-    assert panel.threshold("poetry", 3) is None
-    assert panel.threshold("chat", 2) is None
+    assert "poetry" not in sequences[-1].by_category
+    assert panel.sequences(0.9) == ()
 
 
 def test_too_few_labels_are_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,7 +67,7 @@ def test_report_says_what_tier1_is_worth_before_promising_a_saving(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = calibrate(folder, save(folder / "fresh2.jsonl", graded(600, seed=7)), capsys)
-    share = report["share_of_frontier"]
+    share = report["share_of_frontier"]["0.8"]  # type: ignore[index]
     assert isinstance(share, dict)
     assert share["chat"]["tier1_share"] > 0.85 > share["law"]["tier1_share"]
     assert share["law"]["escalate_at_least"] < share["law"]["escalate_at_random"]

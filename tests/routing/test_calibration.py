@@ -166,3 +166,33 @@ def test_probability_grows_with_the_score(seed: int, n: int) -> None:
     p = calibration.p_all(np.linspace(-4, 4, 50), ["a"] * 50)
     assert np.all(np.diff(p) >= 0)
     assert np.all((p >= 0) & (p <= 1))
+
+
+def test_categories_with_too_few_labels_share_one_promise() -> None:
+    """300 labels prove 2 % alone; three times 120 do not, and do together."""
+    names = ["big"] * 400 + ["a"] * 120 + ["b"] * 120 + ["c"] * 120
+    p, bad = np.linspace(1, 0, len(names)), np.zeros(len(names))
+    targets = dict.fromkeys(("big", "a", "b", "c"), 0.02)
+    apart = choose_thresholds(p, bad, names, targets)
+    assert [apart[c].threshold is None for c in targets] == [False, True, True, True]
+    shared = choose_thresholds(p, bad, names, targets, together=True)
+    assert [shared[c].together_with for c in targets] == [(), *[("a", "b", "c")] * 3]
+    assert shared["a"].n_labels == 360
+    assert len({shared[c].threshold for c in ("a", "b", "c")}) == 1
+    assert shared["a"].threshold is not None
+
+
+def test_shared_promise_holds_over_the_common_traffic() -> None:
+    """Over 500 label sets the bad drafts shown stay within the target in 95 % and more."""
+    rng = np.random.default_rng(0)
+    n, kept = 450, 0
+    for _ in range(500):
+        names = rng.choice(["a", "b", "c"], n)
+        p = rng.random(n)
+        found = choose_thresholds(
+            p, (rng.random(n) < 1 - p).astype(float), list(names), dict.fromkeys("abc", 0.03), together=True
+        )
+        threshold = found["a"].threshold
+        # Of uniform p, the bad drafts above t are the integral of 1 - p from t to 1.
+        kept += threshold is None or (1 - threshold) ** 2 / 2 <= 0.03
+    assert kept >= 475

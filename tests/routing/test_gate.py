@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from routing.features import request_features
-from routing.gate import LOGPROB_FLOOR, DraftWatch, GateConfig, judge, logprob_summary, needs_judge
+from routing.gate import LOGPROB_FLOOR, DraftWatch, GateConfig, judge, logprob_summary, next_signal
 from routing.policy import PolicyConfig
 from routing.schema import (
     Api,
@@ -16,6 +16,7 @@ from routing.schema import (
     DraftEvidence,
     RejectReason,
     RequestFeatures,
+    Signal,
     ToolCall,
     Verdict,
 )
@@ -209,9 +210,11 @@ def test_what_is_no_probability_is_no_verdict(p: float) -> None:
 
 def test_the_judge_is_asked_only_where_it_can_change_the_ruling() -> None:
     judged = GateConfig(judge_threshold=0.6)
-    assert needs_judge(ruling(choice(), config=judged), judged)
-    assert not needs_judge(ruling(choice(""), config=judged), judged)
-    assert not needs_judge(ruling(choice()), GATE)
+    nothing, asked = DraftEvidence(choices=()), DraftEvidence(choices=(), asked=(Signal.VERDICT,))
+    assert next_signal(ruling(choice(), config=judged), nothing, judged) is Signal.VERDICT
+    assert next_signal(ruling(choice(), config=judged), asked, judged) is None
+    assert next_signal(ruling(choice(""), config=judged), nothing, judged) is None
+    assert next_signal(ruling(choice()), nothing, GATE) is None
 
 
 logprob = st.floats(-20, 0)
@@ -280,7 +283,8 @@ def test_reasons_are_empty_exactly_when_accepted(
     verdict = ruling(*drafted, body=body, config=config, p=p)
     assert verdict.accepted == (verdict.reasons == ())
     assert len(set(verdict.reasons)) == len(verdict.reasons)
-    assert needs_judge(verdict, config) <= (config.judge_threshold is not None)
+    wants = next_signal(verdict, DraftEvidence(choices=()), config) is not None
+    assert wants <= (config.judge_threshold is not None)
 
 
 @given(body=bodies, drafted=st.lists(choices, max_size=3), low=st.floats(0, 1), high=st.floats(0, 1), config=configs)

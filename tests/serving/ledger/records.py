@@ -6,6 +6,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from routing.schema import (
+    Agreement,
     Api,
     Attempt,
     AttemptKind,
@@ -81,6 +82,10 @@ _decisions = _whole(
     reason=st.sampled_from(DecisionReason),
     p_tier1_ok=_no | _ratios,
     threshold=_no | _ratios,
+    p_router=_no | _ratios,
+)
+_agreements = st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(1, 4)).map(
+    lambda n: Agreement(n_samples=sum(n), n_agree=n[0], n_rival=n[1])
 )
 _verdicts = _whole(
     Verdict,
@@ -89,6 +94,9 @@ _verdicts = _whole(
     p_accept=_no | _ratios,
     mean_logprob=_no | _logprobs,
     worst_window_logprob=_no | _logprobs,
+    worst_token_logprob=_no | _logprobs,
+    p_judge_ok=_no | _ratios,
+    agreement=_no | _agreements,
 )
 anything: st.SearchStrategy[RequestRecord] = _whole(
     RequestRecord,
