@@ -22,6 +22,7 @@ from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.inputs.engine import tokens_input
 from vllm.outputs import RequestOutput
+from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -406,6 +407,10 @@ def openai_request(
         "kv_transfer_params": None,
         "vllm_xargs": None,
     }
+    if current_platform.is_cpu():
+        # A seeded request whose prompt takes more than one step makes vLLM 0.32 wind its generator back, which the one
+        # of PyTorch's CPU refuses: the engine would die of one client's parameter.
+        ours["seed"] = None
     if api is Api.CHAT:
         # vLLM pops the ids and skips template and tokenizer; tool choice and schema handling still run.
         ours["kv_transfer_params"] = {"prompt_token_ids": prompt_token_ids}

@@ -15,6 +15,7 @@ from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
 from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.platforms import current_platform
 from vllm.renderers.online_renderer import OnlineRenderer, _reused_prompt_token_ids
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -96,6 +97,13 @@ def test_our_fields_win_over_the_bodys() -> None:
     request = openai_request(Api.CHAT, smuggled, "m", "id", [1], "salt", stream=False)
     assert (request.model, request.request_id, request.cache_salt, request.priority) == ("m", "id", "salt", 0)
     assert (request.stream, request.vllm_xargs, list(request.kv_transfer_params)) == (False, None, ["prompt_token_ids"])
+
+
+@pytest.mark.skipif(not current_platform.is_cpu(), reason="what the CPU's generator cannot do")
+def test_a_clients_seed_never_reaches_a_cpu_engine() -> None:
+    """It would kill it: "CPU Generator does not use offset", raised in the engine's own loop."""
+    body = {"messages": [{"role": "user", "content": "hi"}], "seed": 7}
+    assert openai_request(Api.CHAT, body, "m", "id", [1], "salt", stream=False).seed is None
 
 
 def test_profile_flags_are_vllms() -> None:
