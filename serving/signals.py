@@ -62,7 +62,7 @@ async def draw_samples(call: Call, tiers: Tiers, trace: RequestTrace, gate: Gate
     drawn = replace(
         call,
         request_id=f"{call.request_id}-samples",
-        body={**body, "n": gate.n_samples, "temperature": gate.sample_temperature, "seed": 0},
+        body={**body, "n": gate.n_samples, "temperature": gate.sample_temperature},
         stream=False,
     )
     with trace.attempt(AttemptKind.SAMPLE, Tier.TIER1, tiers.tier1.model) as booking:

@@ -56,6 +56,4 @@ def unit(rng: random.Random, level: int) -> Question:
     """1: to the smaller unit, small numbers."""
     large, small, factor = rng.choice(_UNITS)
     n = rng.randint(2, 30)
-    return Question(
-        f"Convert the units. {_ONLY}\n\nHow many {small} are {n} {large}?", Number(value=n * factor), max_tokens=12
-    )
+    return Question(f"{_ONLY}\n\nConvert {n} {large} to {small}.", Number(value=n * factor), max_tokens=12)
