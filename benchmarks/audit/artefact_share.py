@@ -10,10 +10,12 @@ from pydantic import ValidationError
 
 from benchmarks.audit.call import AuditError
 from benchmarks.audit.sample import Sampled
-from routing.head import HeadKind, Manifest
+from routing.head import HeadKind, Look, Manifest, Reads
 from routing.labels import Pair
+from routing.policy import PolicyConfig
 from routing.tier1_share import Tier1Share, observed_share
 
+USUAL_TARGET = PolicyConfig().quality_target
 UNGRADED = {"tier1_quality": 0.0, "frontier_quality": 0.0}
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,8 +33,9 @@ def artefact_share(folder: Path, sampled: list[Sampled]) -> Tier1Share:
         raise AuditError(f"{path}: {error.strerror}; --artefact names the folder of a trained router") from error
     except ValidationError as error:
         raise AuditError(f"{path}: not the manifest of a router: {error}") from error
-    alone = next((each for each in manifest.thresholds if each.n_answers == 0), None)
-    if alone is None or manifest.quality_target is None:
+    from_prompt = [each for each in manifest.thresholds if each.looks == (Look(reads=Reads()),)]
+    alone = min(from_prompt, key=lambda each: abs(each.quality_target - USUAL_TARGET), default=None)
+    if alone is None:
         raise AuditError(f"{folder}: never calibrated; run `python -m models calibrate` on labels it has not seen")
     asked = [each for each in sampled if each.prompt and each.category]
     if not asked:
@@ -42,7 +45,7 @@ def artefact_share(folder: Path, sampled: list[Sampled]) -> Tier1Share:
         threshold = alone.by_category.get(str(row["category"]))
         limit = threshold.threshold if threshold else None
         kept += limit is not None and float(str(row["p_tier1_ok"])) >= limit
-    quality = f"calibrated for {manifest.quality_target:.2f} of the frontier"
+    quality = f"calibrated for {alone.quality_target:.2f} of the frontier"
     return observed_share(kept, len(asked), f"artefact {folder.name}, {quality}, on {len(asked):,} prompts")
 
 
