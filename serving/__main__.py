@@ -130,6 +130,18 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(run=run_report)
 
     command = commands.add_parser(
+        "reconcile", help="compare the ledger with a provider's usage export, by day and model"
+    )
+    command.add_argument("--usage", required=True, type=Path, help="the provider's export, CSV or JSON")
+    command.add_argument("--provider", required=True, help="the provider's name in the profile")
+    command.add_argument("--fields", required=True, help="openai, anthropic, or a YAML file that maps the fields")
+    command.add_argument("--since", help="first moment of the ledger, ISO 8601 UTC")
+    command.add_argument("--until", help="first moment no longer counted, ISO 8601 UTC")
+    command.add_argument("--json", action="store_true", help="print it as one JSON document")
+    command.add_argument("--config", default=DEFAULT_PROFILE, type=Path, help=f"profile ({DEFAULT_PROFILE})")
+    command.set_defaults(run=run_reconcile)
+
+    command = commands.add_parser(
         "new-key", help="make an API key: the key once, and its hashed entry for the keys file"
     )
     command.add_argument("tenant", help="who the key belongs to")
@@ -369,6 +381,24 @@ def run_report(args: argparse.Namespace) -> int:
             raise ConfigInvalid(f"cannot write {args.html}: {error.strerror}") from error
     print(report.model_dump_json(indent=2) if args.json else render(report), end="\n" if args.json else "")
     return 0
+
+
+def run_reconcile(args: argparse.Namespace) -> int:
+    """Print what differs; exit status 1 when anything does."""
+    from routing.reconcile import reconcile
+    from serving.config import load_config
+    from serving.ledger.reader import LedgerReader
+    from serving.report.reconciled import render
+    from serving.usage_export import fields_named, ledger_usage, read_export
+
+    config = load_config(args.config)
+    names = [provider.name for provider in config.frontier.providers]
+    if args.provider not in names:
+        raise ConfigInvalid(f"the profile has no provider {args.provider!r}; it has: {', '.join(names)}")
+    rows = LedgerReader(config.ledger).requests(args.since, args.until)
+    found = reconcile(ledger_usage(rows, args.provider), read_export(args.usage, fields_named(args.fields)))
+    print(found.model_dump_json(indent=2) if args.json else render(found), end="\n" if args.json else "")
+    return 0 if found.agrees else 1
 
 
 def run_new_key(args: argparse.Namespace) -> int:

@@ -269,6 +269,25 @@ def test_report_prints_what_was_saved_as_text_or_json(profile: Path, capsys: Cap
     assert "--kernel-speedup is 0.5" in capsys.readouterr().err
 
 
+def test_reconcile_says_what_differs_and_with_its_status_whether_anything_does(
+    profile: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    tree = yaml.safe_load(profile.read_text())
+    tree["frontier"]["providers"][0]["name"] = "acme"
+    profile.write_text(yaml.safe_dump(tree))
+    usage = tmp_path / "usage.csv"
+    argv = ["reconcile", "--usage", str(usage), "--fields", "openai", "--config", str(profile)]
+    head = "start_time,num_model_requests,model,input_tokens,output_tokens,input_cached_tokens\n"
+    usage.write_text(head + "1772323200,1,large,171,60,0\n")
+    assert main([*argv, "--provider", "acme"]) == 0
+    assert "1 of 1 days and models are equal" in capsys.readouterr().out
+    usage.write_text(head + "1772323200,2,large,342,60,0\n")
+    assert main([*argv, "--provider", "acme"]) == 1
+    assert "input_tokens 171 of 342" in capsys.readouterr().out
+    assert main([*argv, "--provider", "nobody"]) == 2
+    assert "no provider 'nobody'" in capsys.readouterr().err
+
+
 def test_budget_is_set_listed_and_removed(profile: Path, capsys: Captured) -> None:
     where = ["--config", str(profile)]
     assert main(["budget", "set", "blue", "--hard", "5", "--soft", "4", *where]) == 0
