@@ -106,6 +106,8 @@ def noted(document: dict[str, Any], name: str) -> Iterator[None]:
         yield
     except SystemExit as error:
         document["not_started"][name] = str(error)[:300]
+    for measured in [r for r in document["rows"] if r["target"] == name]:
+        tqdm.write(live_line(measured, None), file=sys.stderr)  # what is known if the rest should be interrupted
 
 
 def engines(model: Path, replicas: int, cache_tokens: int) -> dict[str, Any]:
@@ -407,13 +409,7 @@ def print_live(document: dict[str, Any]) -> None:
             f"\n{'workload':<15}{'target':<27}{'hits':>8}{'x':>7}{'TTFT mean/p50/p90 ms':>27}{'tok/s':>9}{'failed':>8}"
         )
     for r in sorted(document["rows"], key=lambda r: str(r["workload"])):
-        other = base.get(r["workload"], {}).get("hit_tokens")
-        times = f"{r['hit_tokens'] / other:.2f}" if other else "-"
-        ttft = " / ".join(ms(r[f"ttft_{q}_s"]) for q in ("mean", "p50", "p90"))
-        hits = "-" if r["hit_rate"] is None else f"{r['hit_rate']:.3f}"
-        print(
-            f"{r['workload']:<15}{r['target']:<27}{hits:>8}{times:>7}{ttft:>27}{r['output_tps']:>9.1f}{r['failed']:>8}"
-        )
+        print(live_line(r, base.get(r["workload"])))
     for name, reason in document["not_started"].items():
         print(f"{name} did not start: {reason}")
     if found := document.get("expected"):
@@ -429,6 +425,17 @@ def print_live(document: dict[str, Any]) -> None:
             f"kv_aware over power_of_two: {(ours['e2e_p50_s'] - two['e2e_p50_s']) * 1000:+.2f} ms p50, "
             f"throughput x{ours['throughput_rps'] / two['throughput_rps']:.3f}"
         )
+
+
+def live_line(figures: dict[str, Any], base: dict[str, Any] | None) -> str:
+    """One row of the table."""
+    times = f"{figures['hit_tokens'] / base['hit_tokens']:.2f}" if base and base["hit_tokens"] else "-"
+    ttft = " / ".join(ms(figures[f"ttft_{q}_s"]) for q in ("mean", "p50", "p90"))
+    hits = "-" if figures["hit_rate"] is None else f"{figures['hit_rate']:.3f}"
+    return (
+        f"{figures['workload']:<15}{figures['target']:<27}{hits:>8}{times:>7}{ttft:>27}{figures['output_tps']:>9.1f}"
+        f"{figures['failed']:>8}"
+    )
 
 
 def free_port() -> int:
