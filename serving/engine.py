@@ -36,7 +36,7 @@ from serving.replica_board import ReplicaBoard, ReplicaRoutingConfig, RoutedProm
 from serving.replica_router import KvAwareRouter
 from serving.router_prompt import RouterPrompts, encode
 from serving.tiers import Call, EngineStats, Frame, RouterScore
-from serving.vllm_settings import VllmSettings
+from serving.vllm_settings import GIB, VllmSettings
 
 QUEUE_RETRY_AFTER_S = 1.0
 # Free ports of the address in VLLM_HOST_IP: the events carry the users' token ids. An address in place of the star
@@ -234,6 +234,8 @@ class Engine:
             "model": self._config.model,
             "block_size_tokens": self._vllm.block_size_tokens,
             "kv_blocks": self._vllm.kv_blocks,
+            "kv_block_bytes": self._vllm.kv_block_bytes,
+            "host_blocks": int((self._config.kv_offload_gib or 0) * GIB / self._vllm.kv_block_bytes),
             "kv_events": self._vllm.kv_event_sources,
         }
 

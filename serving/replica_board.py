@@ -54,7 +54,11 @@ class RoutedPrompt(NamedTuple):
 
 @dataclass(slots=True)
 class Seat:
-    """One replica on the board. blocks: what its engine reports, or a model of it; None: nothing is known of it."""
+    """One replica on the board.
+
+    blocks: what its engine reports, or a model of it; None: nothing is known of it. host: a model of the KV blocks that
+    it keeps in host memory besides, when it does; engines do not report those with the tenant's salt.
+    """
 
     replica_id: str
     load: ReplicaLoad
@@ -62,6 +66,7 @@ class Seat:
     capacity_blocks: int = 0
     source: KvSource | None = None
     blocks: ExactBlocks | MirrorBlocks | None = None
+    host: MirrorBlocks | None = None
     follower: KvFollower | None = None
     task: asyncio.Task[None] | None = None
 
@@ -115,7 +120,7 @@ class LoadNews:
         """It is over."""
 
     def mirrored(self, replica_id: str, keys: Sequence[int]) -> None:
-        """A replica whose cache is modelled was sent these blocks."""
+        """A replica whose cache or host memory is modelled was sent these blocks."""
 
 
 class ReplicaBoard:
@@ -125,6 +130,7 @@ class ReplicaBoard:
         self.config = config
         self.counts = BoardCounts()
         self.index = BlockIndex()
+        self.host_index = BlockIndex()
         self.seats: dict[str, Seat] = {}
         self.news = LoadNews() if news is None else news
         self.unseen = UnseenWork()
@@ -138,7 +144,8 @@ class ReplicaBoard:
     def set_replicas(self, metadata: Mapping[str, Mapping[str, Any]]) -> None:
         """The replicas there are, with what each recorded of itself when it became ready; call it in the event loop.
 
-        metadata: per replica id `block_size_tokens`, `kv_blocks` and `kv_events` (list of sources), each may be absent.
+        metadata: per replica id `block_size_tokens`, `kv_blocks`, `host_blocks` and `kv_events` (list of sources); each
+        may be absent.
         """
         self._loop = asyncio.get_running_loop()
         if self._exchange is None:
@@ -155,6 +162,8 @@ class ReplicaBoard:
                 # With several engines in a replica, nobody says which one answers a request.
                 if self.config.kv_events and len(sources) == 1:
                     seat.source = KvSource(**sources[0])
+                if facts.get("host_blocks"):
+                    seat.host = MirrorBlocks(self.host_index, replica_id, facts["host_blocks"])
                 self._furnish(seat)
 
     def remove_replica(self, replica_id: str) -> None:
@@ -164,8 +173,9 @@ class ReplicaBoard:
             return
         if seat.task is not None:
             seat.task.cancel()
-        if seat.blocks is not None:
-            seat.blocks.close()
+        for blocks in (seat.blocks, seat.host):
+            if blocks is not None:
+                blocks.close()
         for entry in self._open.values():
             if entry.booked == replica_id:
                 entry.booked = None
@@ -205,7 +215,7 @@ class ReplicaBoard:
             return []
         best = ranked[0]
         entry.uncached_tokens = {r.replica_id: r.uncached_tokens for r in ranked}
-        self._decided(entry, self.seats[best.replica_id].mode, best.cached_tokens, started)
+        self._decided(entry, self.seats[best.replica_id].mode, best.cached_tokens + best.host_tokens, started)
         self._book(entry, best.replica_id)
         return [replica.replica_id for replica in ranked]
 
@@ -223,7 +233,7 @@ class ReplicaBoard:
                 entry.choice = entry.choice.model_copy(update=choice)
         if entry.prompt.session_id is not None:
             self._remember(entry.prompt.cache_salt, entry.prompt.session_id, replica_id)
-        if isinstance(seat.blocks, MirrorBlocks) and not entry.mirrored:
+        if (isinstance(seat.blocks, MirrorBlocks) or seat.host is not None) and not entry.mirrored:
             entry.mirrored = True
             # A millisecond per thousand blocks that the request need not wait for.
             asyncio.get_running_loop().call_soon(self._mirror, seat, self._keys(entry, seat))
@@ -280,10 +290,9 @@ class ReplicaBoard:
             seat.load.release(request_id, time.perf_counter())
 
     def mirrored_elsewhere(self, replica_id: str, keys: Sequence[int]) -> None:
-        """Likewise: a replica whose cache is modelled was sent these blocks."""
-        seat = self.seats.get(replica_id)
-        if seat is not None and isinstance(seat.blocks, MirrorBlocks):
-            seat.blocks.used(keys)
+        """Likewise: a replica whose cache or host memory is modelled was sent these blocks."""
+        if (seat := self.seats.get(replica_id)) is not None:
+            self._used(seat, keys)
 
     @property
     def open_requests(self) -> int:
@@ -304,17 +313,21 @@ class ReplicaBoard:
     def _states(self, entry: Open, seats: Sequence[Seat], now: float) -> list[ReplicaState]:
         for seat in seats:
             self._refurnish(seat, now)
-        matches: dict[int, dict[str, int]] = {}
+        in_gpu: dict[int, dict[str, int]] = {}
+        in_host: dict[int, dict[str, int]] = {}
         states = []
         for seat in seats:
-            cached_blocks = 0
-            if seat.blocks is not None and seat.block_size_tokens:
-                size = seat.block_size_tokens
-                if size not in matches:
-                    # The last token is always computed, so a block that holds it cannot be reused.
-                    usable = (len(entry.prompt.prompt_token_ids) - 1) // size
-                    matches[size] = self.index.match(self._keys(entry, seat)[:usable])
-                cached_blocks = matches[size][seat.replica_id]
+            cached_blocks = host_blocks = 0
+            if seat.blocks is not None and (size := seat.block_size_tokens):
+                # The last token is always computed, so a block that holds it cannot be reused.
+                usable = (len(entry.prompt.prompt_token_ids) - 1) // size
+                if size not in in_gpu:
+                    in_gpu[size] = self.index.match(self._keys(entry, seat)[:usable])
+                cached_blocks = in_gpu[size][seat.replica_id]
+                if seat.host is not None:
+                    if size not in in_host:
+                        in_host[size] = self.host_index.match(self._keys(entry, seat)[:usable])
+                    host_blocks = max(0, in_host[size][seat.replica_id] - cached_blocks)
             exact, follower = isinstance(seat.blocks, ExactBlocks), seat.follower
             broken = exact and follower is not None and follower.lost_at is not None
             states.append(
@@ -323,6 +336,7 @@ class ReplicaBoard:
                     now,
                     cached_tokens=cached_blocks * (seat.block_size_tokens or 0),
                     resident_blocks=0 if seat.blocks is None else len(seat.blocks),
+                    host_tokens=host_blocks * (seat.block_size_tokens or 0),
                     healthy=not broken,
                 )
             )
@@ -383,9 +397,15 @@ class ReplicaBoard:
             self._cancel_booking(entry)
 
     def _mirror(self, seat: Seat, keys: Sequence[int]) -> None:
-        if isinstance(seat.blocks, MirrorBlocks) and self.seats.get(seat.replica_id) is seat:
-            seat.blocks.used(keys)
+        if self.seats.get(seat.replica_id) is seat:
+            self._used(seat, keys)
             self.news.mirrored(seat.replica_id, keys)
+
+    def _used(self, seat: Seat, keys: Sequence[int]) -> None:
+        """What is modelled of a replica learns that it was sent these blocks."""
+        for blocks in (seat.blocks, seat.host):
+            if isinstance(blocks, MirrorBlocks):
+                blocks.used(keys)
 
     def _remember(self, salt: str, session_id: str, replica_id: str) -> None:
         key = (salt, session_id)

@@ -211,6 +211,15 @@ class VllmEngine:
         return int(self._client.vllm_config.cache_config.num_gpu_blocks or 0)
 
     @property
+    def kv_block_bytes(self) -> int:
+        """Bytes of one KV block: keys and values of every layer, all tensor-parallel ranks together."""
+        config = self._client.vllm_config
+        model, cache = config.model_config, config.cache_config
+        value_bytes = 1 if str(cache.cache_dtype).startswith("fp8") else model.dtype.itemsize
+        layers = model.get_num_layers(config.parallel_config)
+        return int(2 * layers * model.get_total_num_kv_heads() * model.get_head_size() * value_bytes * cache.block_size)
+
+    @property
     def kv_event_sources(self) -> list[dict[str, str]]:
         """Where each data-parallel rank publishes KV events: `endpoint`, `replay_endpoint`; empty when none does."""
         return [

@@ -29,6 +29,7 @@ from serving.errors import Tier1Failed
 from serving.kv_events import KvFollower, KvSource
 from serving.replica_board import ReplicaBoard
 from serving.tiers import Call, Frame
+from serving.vllm_settings import GIB
 from tests.e2e.conftest import END_TO_END, ROOT, SMALL, collect
 from tests.e2e.stack import free_port
 
@@ -129,6 +130,14 @@ async def test_expected_cached_tokens_are_what_the_engine_finds(
     assert len(wrong) <= len(counts) // 100, wrong
     assert sum(found or 0 for _, found in counts) > 3000
     assert board.open_requests == 0
+
+
+async def test_block_is_as_large_as_the_replica_says(replicas: tuple[RayTier1, Any, ReplicaBoard]) -> None:
+    """By it the capacity of host memory is counted in blocks."""
+    _, handle, _ = replicas
+    for facts in await handle.broadcast("record_replica_metadata").results_async(timeout_s=60):
+        assert facts["kv_blocks"] * facts["kv_block_bytes"] == pytest.approx(SETTINGS["kv_cache_gib"] * GIB, rel=0.01)
+        assert facts["host_blocks"] == 0
 
 
 async def test_prompt_of_one_tenant_is_never_reused_for_another(

@@ -179,6 +179,26 @@ async def test_replica_without_a_measured_speed_counts_as_fast_as_its_peers() ->
     assert all(rate < 20_000 for rate in rates)
 
 
+# Host memory
+
+
+async def test_prefix_in_host_memory_leads_to_its_replica() -> None:
+    """The GPU's cache of five blocks has long forgotten the prompt; loading it costs less than computing it."""
+    board = await new_board(facts={**FACTS, "kv_blocks": 5, "host_blocks": 1000})
+    holder = await serve(board, prompt("1"))
+    for n in range(9):
+        await serve(board, prompt(f"other {n}", first=n + 1))
+    asked = prompt("2")
+    assert board.index.match(block_keys(asked.prompt_token_ids, SIZE, root_key("s"))) == dict.fromkeys(THREE, 0)
+    board.expect(asked)
+    assert board.rank(asked, THREE)[0] == holder
+    choice = board.choice("2")
+    assert choice is not None
+    assert choice.expected_cached_tokens == 96
+    board.remove_replica(holder)
+    assert holder not in board.host_index.replica_ids
+
+
 # Replicas that report what they hold
 
 

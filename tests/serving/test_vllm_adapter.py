@@ -43,7 +43,8 @@ def test_engine_generates_from_rendered_prompts_under_our_request_id() -> None:
     assert parameters(EngineClient.generate)[:4] == ["self", "prompt", "sampling_params", "request_id"]
     assert inspect.isasyncgenfunction(AsyncLLM.generate)
     assert "stat_loggers" in parameters(AsyncLLM.from_engine_args)
-    assert {"errored", "dead_error", "check_admission", "shutdown"} <= set(dir(AsyncLLM))
+    used = {"errored", "dead_error", "check_admission", "shutdown", "get_kv_event_sources", "reset_prefix_cache"}
+    assert used <= set(dir(AsyncLLM))
 
 
 def test_serving_objects_answer_a_request_object() -> None:
