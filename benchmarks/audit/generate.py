@@ -6,11 +6,15 @@ provider would report them, and a few failures; 2 KB a line.
 
 import argparse
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 from tqdm import tqdm
+
+from benchmarks.audit.call import AuditError
+from benchmarks.audit.send import send_all
 
 MODELS = (("gpt-5.4", 0.45), ("gpt-5.4-mini", 0.35), ("claude-sonnet-4-5", 0.15), ("house-model-7b", 0.05))
 ASKS = (
@@ -36,11 +40,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--days", type=float, default=7.0, help="the time they are spread over (7)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--unnamed", action="store_true", help="name no categories, so that the texts must tell them")
+    parser.add_argument(
+        "--send", metavar="URL", help="send them to a stack on this machine and log its answers instead"
+    )
+    parser.add_argument("--concurrency", type=int, default=4, help="requests under way with --send (4)")
+    parser.add_argument("--max-tokens", type=int, default=24, help="of an answer with --send (24)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the file."""
+    """Write the file; 0 when done, 2 when an option cannot be used."""
+    if args.send is not None:
+        rows = lines(args.requests, args.days, args.seed)
+        try:
+            send_all(rows, args.send.rstrip("/"), args.out, args.requests, args.concurrency, args.max_tokens)
+        except AuditError as error:
+            print(f"audit-log: {error}", file=sys.stderr)
+            return 2
+        return 0
     with args.out.open("wb") as out:
         for line in tqdm(lines(args.requests, args.days, args.seed, args.unnamed), total=args.requests, unit="req"):
             out.write(line)

@@ -26,6 +26,7 @@ class Scenario(Record):
     name: str
     kept_ratio: float
     fleet: Fleet | None
+    hit_ratio: float = Field(description="input tokens found in the fleet's prefix caches; 0 when nothing is known")
     utilisation_ratio: float = Field(description="of the rented replicas; assumed when the log has no times")
     cost: StackCost | None = Field(description="tier-1 layers carry the rent of the fleet that stands all the time")
     total_usd: float | None
@@ -62,9 +63,8 @@ def look_ahead(survey: Survey, assumed: Assumptions, share: Tier1Share, bad_rows
     everything = total(survey.accounts.by(lambda _: None).values())
     answered = everything.requests - everything.failed
     traffic, priced_ratio = priced_traffic(survey)
-    hit_ratio = survey.reuse.hit_ratio() if survey.reuse is not None else None
     scenarios = [
-        scenario(name, kept, survey, traffic, priced_ratio, hit_ratio or 0.0, assumed)
+        scenario(name, kept, survey, traffic, priced_ratio, assumed)
         for name, kept in (("low", share.low), ("expected", share.expected), ("high", share.high))
     ]
     span_s = survey.arrivals.span_s
@@ -73,10 +73,10 @@ def look_ahead(survey: Survey, assumed: Assumptions, share: Tier1Share, bad_rows
         priced_ratio=priced_ratio,
         now_usd=None if traffic is None else traffic.frontier_usd,
         month_factor=None if span_s is None else MONTH_HOURS * 3600 / span_s,
-        hit_ratio=hit_ratio,
+        hit_ratio=survey.reuse.hit_ratio() if survey.reuse is not None else None,
         share=share,
         scenarios=tuple(scenarios),
-        sensitivity=tuple(sensitivities(survey, traffic, priced_ratio, hit_ratio or 0.0, share, assumed)),
+        sensitivity=tuple(sensitivities(survey, traffic, priced_ratio, share, assumed)),
         unknown=tuple(unknowns(survey, everything, answered, assumed, share, bad_rows)),
     )
 
@@ -126,7 +126,6 @@ def scenario(
     survey: Survey,
     traffic: Traffic | None,
     priced_ratio: float,
-    hit_ratio: float,
     assumed: Assumptions,
 ) -> Scenario:
     """One share on tier 1, thought through to the bill and the break-even volume."""
@@ -135,13 +134,14 @@ def scenario(
     )
     worked = mix.kept_ratio + mix.rejected_ratio
     # The comparison is of priced requests only, so the fleet is sized for their share; without any, for all.
-    fleet = size_fleet(survey.arrivals, worked * (priced_ratio or 1.0), hit_ratio, assumed)
+    fleet, hit_ratio = size_with_caches(survey, worked * (priced_ratio or 1.0), assumed)
     utilisation = TYPICAL_WAIT_SLO_UTILISATION if fleet is None else max(fleet.fixed_utilisation_ratio, 1e-9)
     if traffic is None:
         return Scenario(
             name=name,
             kept_ratio=kept,
             fleet=fleet,
+            hit_ratio=hit_ratio,
             utilisation_ratio=utilisation,
             cost=None,
             total_usd=None,
@@ -161,6 +161,7 @@ def scenario(
         name=name,
         kept_ratio=kept,
         fleet=fleet,
+        hit_ratio=hit_ratio,
         utilisation_ratio=utilisation,
         cost=cost,
         total_usd=cost.total_usd,
@@ -168,6 +169,23 @@ def scenario(
         saved_ratio=1 - cost.total_usd / traffic.frontier_usd if traffic.frontier_usd else None,
         break_even=break_even(plan_of(traffic, cost, utilisation, assumed)),
     )
+
+
+def size_with_caches(survey: Survey, share: float, assumed: Assumptions) -> tuple[Fleet | None, float]:
+    """(fleet, share of the input tokens that its caches hold).
+
+    Replicas hold more together than one of them, and with more hits fewer replicas do. So the fleet is sized with one
+    cache first, then with what that many hold, unless the smaller fleet that comes out would not hold as much.
+    """
+    one = survey.reuse.pooled_hit_ratio(assumed.min_replicas) if survey.reuse is not None else 0.0
+    fleet = size_fleet(survey.arrivals, share, one, assumed)
+    if fleet is None or survey.reuse is None:
+        return fleet, one
+    pooled = survey.reuse.pooled_hit_ratio(fleet.peak_replicas)
+    smaller = size_fleet(survey.arrivals, share, pooled, assumed)
+    if smaller is None or survey.reuse.pooled_hit_ratio(smaller.peak_replicas) < pooled:
+        return fleet, one
+    return smaller, pooled
 
 
 def plan_of(traffic: Traffic, cost: StackCost, utilisation: float, assumed: Assumptions) -> Plan:
@@ -190,7 +208,6 @@ def sensitivities(
     survey: Survey,
     traffic: Traffic | None,
     priced_ratio: float,
-    hit_ratio: float,
     share: Tier1Share,
     assumed: Assumptions,
 ) -> Iterable[Sensitivity]:
@@ -199,7 +216,7 @@ def sensitivities(
         return
 
     def row(changed: str, kept: float, traffic: Traffic, assumed: Assumptions) -> Sensitivity:
-        found = scenario(changed, kept, survey, traffic, priced_ratio, hit_ratio, assumed)
+        found = scenario(changed, kept, survey, traffic, priced_ratio, assumed)
         even = found.break_even
         return Sensitivity(
             changed=changed,
@@ -288,7 +305,7 @@ def unknown_texts(survey: Survey, answered: int) -> Iterable[str]:
         yield "The log holds no prompts: prefix reuse is unknown and counted as none."
     else:
         yield (
-            "Prefix reuse is that of one cache that sees every request; a tier that answers a part of a conversation "
+            "Prefix reuse is that of caches which see every request; a tier that answers a part of a conversation "
             "finds less of it, and answers kept in the cache would add a little."
         )
     kept = survey.sample.kept

@@ -1,10 +1,11 @@
 """The report as one HTML page that needs nothing else: no script, no font and no image from anywhere."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 
+from benchmarks.audit.call import NO_TENANT
 from benchmarks.audit.plots import figures
-from benchmarks.audit.report import Report, Row
+from benchmarks.audit.report import NOT_NAMED, Report, Row
 from benchmarks.audit.table import percent, signed, usd
 from routing.break_even import BreakEven
 
@@ -100,7 +101,11 @@ def _body(report: Report) -> Iterable[str]:
     yield _figure(drawn, "Prefix cache")
     yield _table(
         ["tenant", "input tokens", "found in one replica's cache"],
-        ([row.tenant, f"{row.input_tokens:,}", percent(row.hit_ratio)] for row in report.tenant_reuse),
+        (
+            [row.tenant, f"{row.input_tokens:,}", percent(row.hit_ratio)]
+            for row in report.tenant_reuse
+            if len(report.tenant_reuse) > 1
+        ),
     )
     yield from _checks(report)
     yield "<h2>What is not known</h2><ul>"
@@ -157,7 +162,9 @@ def _figure(drawn: dict[str, str], title: str) -> str:
     return f'<figure role="img" aria-label="{escape(title)}">{drawn[title]}</figure>' if title in drawn else ""
 
 
-def _bill(name: str, rows: Iterable[Row]) -> str:
+def _bill(name: str, rows: Sequence[Row]) -> str:
+    if len(rows) == 1 and rows[0].name in (NO_TENANT, NOT_NAMED):
+        return ""
     return _table(
         [name, "requests", "input tokens", "output tokens", "cached", "dollars"],
         (

@@ -14,6 +14,9 @@ from benchmarks.audit.call import BYTES_PER_TOKEN, Call
 from routing.kv_blocks import BlockIndex, MirrorBlocks, block_keys, root_key
 
 HOLDER = "cache"
+ROUTED_SHARE = (
+    0.95  # of one pooled cache's hits, at least, by routing to cached blocks: `python -m benchmarks replicas`
+)
 SMALLEST_KEYS = 1 << 18  # of the distinct-block estimate: exact up to here, then within 1/sqrt(n) = .2 %
 
 
@@ -124,6 +127,16 @@ class PrefixReuse:
     def hit_ratio(self, place: int = 0) -> float | None:
         """Share of the input tokens found in that cache; None when no prompt was in the log."""
         return self.caches[place].hit_tokens / self.input_tokens if self.input_tokens else None
+
+    def pooled_hit_ratio(self, replicas: int) -> float:
+        """What so many replicas find when requests go where their prefix is; 0 when no prompt was in the log.
+
+        One cache of the largest followed size that they fill, less what routing loses to it.
+        """
+        size = replicas * self.caches[0].capacity_tokens
+        places = [place for place, cache in enumerate(self.caches) if cache.capacity_tokens <= size]
+        found = self.hit_ratio(max(places, key=lambda place: self.caches[place].capacity_tokens)) or 0.0
+        return found if replicas == 1 else max(self.hit_ratio() or 0.0, ROUTED_SHARE * found)
 
     def unbounded_hit_ratio(self) -> float | None:
         """The same of a cache that forgets nothing; a block seen before is a hit, as its prefix was seen with it."""

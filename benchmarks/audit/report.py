@@ -14,6 +14,7 @@ from benchmarks.audit.prediction import Prediction
 from benchmarks.audit.survey import Survey
 from routing.schema import Record
 
+NOT_NAMED = "(not named)"
 MAX_ROWS = 50  # of a table; the rest is added up in one row
 
 
@@ -136,7 +137,7 @@ def make_report(
         ),
         models=_rows(survey, lambda key: _model_name(key.provider, key.model) + (" (batch)" if key.batch else "")),
         tenants=_rows(survey, lambda key: key.tenant),
-        categories=_rows(survey, lambda key: key.category or "(not named)"),
+        categories=_rows(survey, lambda key: key.category or NOT_NAMED),
         sampled_categories=sampled,
         sample_size=size,
         prices=_prices(survey),

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 
+from benchmarks.audit.call import NO_TENANT
 from benchmarks.audit.outlook import Scenario
-from benchmarks.audit.report import Report, Row
+from benchmarks.audit.report import NOT_NAMED, Report, Row
 
 SHOWN = 12
 
@@ -12,9 +13,9 @@ def lines(report: Report) -> Iterable[str]:
     """The whole report, line by line."""
     yield from _traffic(report)
     yield from _bills("spend by model", report.models)
-    if any(row.name != "(no tenant)" for row in report.tenants):
+    if any(row.name != NO_TENANT for row in report.tenants):
         yield from _bills("spend by tenant", report.tenants)
-    if any(row.name != "(not named)" for row in report.categories):
+    if any(row.name != NOT_NAMED for row in report.categories):
         yield from _bills("spend by category, as named in the log", report.categories)
     if report.sampled_categories:
         yield f"\nkinds of work, {report.sample_size:,} requests looked at"

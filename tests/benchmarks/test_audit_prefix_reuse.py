@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -18,7 +19,7 @@ from tests.benchmarks.audit_logs import chat, report, write
 BLOCK = 512
 
 
-def trace(seed: int, n: int = 400) -> list[dict[str, object]]:
+def trace(seed: int, n: int = 400) -> list[dict[str, Any]]:
     """Conversations that grow, with shared beginnings."""
     draw = random.Random(seed)
     talks: list[list[int]] = [[0]]
@@ -107,3 +108,12 @@ def test_trace_with_too_few_block_ids_is_a_bad_row(tmp_path: Path) -> None:
     broken = {"timestamp": 1, "input_length": 5 * BLOCK, "output_length": 1, "hash_ids": [1, 2]}
     found = report(write(tmp_path / "trace.jsonl", [*rows, json.dumps(broken)]))
     assert found.bad_rows["by_field"] == {"hash_ids": 1}
+
+
+@given(st.integers(1, 40))
+def test_more_replicas_never_find_less(replicas: int) -> None:
+    reuse = PrefixReuse([10_000, 40_000], 512)
+    for row in trace(3, n=150):
+        reuse.add(Call("m", row["input_length"], 1, block_ids=row["hash_ids"]))
+    assert reuse.pooled_hit_ratio(1) == reuse.hit_ratio()
+    assert reuse.pooled_hit_ratio(replicas) <= reuse.pooled_hit_ratio(replicas + 1) <= reuse.hit_ratio(1)
