@@ -2,7 +2,8 @@
 
 The request stands under `request` or `body`, the response under `response` (also as the batch API writes it, with
 status_code and body); `timestamp`, `tenant`, `category`, `provider` and `status` beside them are read when there. Usage
-of the chat, the responses and Anthropic's messages API is understood.
+of the chat, the responses and Anthropic's messages API is understood. Calls of a service tier other than default and
+batch (flex, priority) are of unknown price.
 """
 
 from typing import Annotated
@@ -13,6 +14,7 @@ from benchmarks.audit.call import BYTES_PER_TOKEN, NO_TENANT, BadRow, Call, Logg
 
 Tokens = Annotated[int, msgspec.Meta(ge=0)]
 NOTHING = msgspec.Raw(b"")
+PRICED_TIERS = (None, "auto", "default", "standard", "batch")
 
 
 class Details(msgspec.Struct, gc=False):
@@ -123,6 +125,7 @@ def read_line(line: bytes) -> tuple[Call]:
         row.tenant or (metadata.tenant if metadata else None) or request.user or NO_TENANT,
         row.category or (metadata.category if metadata else None),
         batch=batch or response.service_tier == "batch",
+        unpriced=response.service_tier not in PRICED_TIERS,
         # Templates put tools and system prompts first; so do we, or a change of tools would look like a shared prefix.
         prompt=b"".join((request.tools, request.system, text)),
         request=LoggedRequest(request.messages or request.input, request.prompt, request.tools, request.response_format)

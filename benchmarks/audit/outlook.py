@@ -258,8 +258,8 @@ def unknowns(
     """What the log and the options do not say, in sentences."""
     if everything.unpriced_calls:
         yield (
-            f"The price of {everything.unpriced_calls:,} of {everything.calls:,} calls is unknown; they are left "
-            "out of every dollar here. Name prices with --prices FILE."
+            f"The price of {everything.unpriced_calls:,} of {everything.calls:,} calls is unknown (their model, or "
+            "their service tier); they are left out of every dollar here. --prices FILE names prices of models."
         )
     if bad_rows:
         yield f"{bad_rows:,} lines could not be read and are in no figure; --bad-rows FILE names each."

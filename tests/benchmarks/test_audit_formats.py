@@ -71,6 +71,12 @@ class TestUsage:
         assert call.batch
         assert (call.model, call.at_s, call.input_tokens) == ("gpt-5.4", 1_772_366_400, 100)
 
+    def test_tier_that_is_not_in_the_price_table_is_unpriced_and_not_billed_as_standard(self) -> None:
+        for tier, unpriced in (("default", False), ("flex", True), ("priority", True)):
+            row = chat(model="gpt-5.4")
+            row["response"]["service_tier"] = tier
+            assert call_of(row).unpriced == unpriced
+
 
 @pytest.mark.parametrize(
     ("row", "field"),
