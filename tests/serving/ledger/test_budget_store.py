@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ from datetime import UTC, datetime, timedelta
 from routing.budget import BudgetConfig, Scope
 from serving.ledger.budget_store import BudgetStore, Reserve
 from serving.ledger.config import LedgerConfig
-store = BudgetStore(LedgerConfig(url=sys.argv[1], busy_timeout_s=30), BudgetConfig())
+store = BudgetStore(LedgerConfig(**json.loads(sys.argv[1])), BudgetConfig())
 now = datetime.now(UTC)
 print("ready", flush=True)
 sys.stdin.readline()
@@ -37,8 +38,8 @@ print(json.dumps(granted))
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> LedgerConfig:
-    config = LedgerConfig(url=f"sqlite:///{tmp_path}/ledger.sqlite3")
+def config(database: dict[str, Any]) -> LedgerConfig:
+    config = LedgerConfig(**database)
     store = Store(config)
     store.migrate()
     store.insert([ACCEPTED, ESCALATED])
@@ -107,12 +108,12 @@ def test_requests_of_one_batch_see_each_other(store: BudgetStore) -> None:
     assert [bool(g.holds) for g in granted] == [True, *[False] * 99]
 
 
-def test_processes_see_each_other(config: LedgerConfig, store: BudgetStore) -> None:
+def test_processes_see_each_other(database: dict[str, Any], store: BudgetStore) -> None:
     """Fault 46, across two processes."""
     store.put(budget(1.0), datetime.now(UTC))
     racers = [
         subprocess.Popen(
-            [sys.executable, "-c", RACE, config.url, name],
+            [sys.executable, "-c", RACE, json.dumps({**database, "busy_timeout_s": 30}), name],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
