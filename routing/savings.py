@@ -22,6 +22,7 @@ from routing.schema import Attempt, AttemptKind, AttemptOutcome, Record, Request
 Floats = NDArray[np.float64]
 
 N_UNITS = 512  # sessions beyond that share a unit, which bounds memory and leaves the interval as wide
+MAX_REPLICAS = 100  # replicas come and go with every rollout; the busiest are shown
 MIN_UNITS = 10  # a percentile interval of fewer is too narrow to print
 
 
@@ -93,6 +94,17 @@ class Savings(Record):
     frontier_quality: Interval | None
 
 
+class ReplicaUse(Record):
+    """What one replica of our own engines did. Tokens and seconds as far as they were reported."""
+
+    tier: Tier
+    attempts: int = 0
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    engine_s: float = 0.0
+
+
 class SavingsReport(Record):
     """A range of the ledger. Groups are ordered by what they cost, days by date."""
 
@@ -106,6 +118,7 @@ class SavingsReport(Record):
     by_tenant: dict[str, Savings]
     by_category: dict[str, Savings]
     by_day: dict[str, Savings]
+    by_replica: dict[str, ReplicaUse] = Field(description="the busiest first")
     reject_reasons: dict[str, int]
     decisions: dict[str, int]
 
@@ -141,6 +154,7 @@ class SavingsBook:
         self._by: dict[str, dict[str, _Group]] = {"tenant": {}, "category": {}, "day": {}}
         self._first: str | None = None
         self._last: str | None = None
+        self._replicas: dict[str, ReplicaUse] = {}
         self._reasons: dict[str, int] = {}
         self._decisions: dict[str, int] = {}
 
@@ -158,6 +172,9 @@ class SavingsBook:
                 sums += row
                 for purpose, usd in _purposes(record).items():
                     group.count(purpose, usd)
+        for attempt in record.attempts:
+            if attempt.replica_id is not None:
+                self._replicas[attempt.replica_id] = _used(self._replicas.get(attempt.replica_id), attempt)
         self._first = min(self._first or record.at, record.at)
         self._last = max(self._last or record.at, record.at)
         for reason in record.verdict.reasons if record.verdict else ():
@@ -186,6 +203,9 @@ class SavingsBook:
             by_tenant=by_cost(settle(self._by["tenant"])),
             by_category=by_cost(settle(self._by["category"])),
             by_day=dict(sorted(settle(self._by["day"]).items())),
+            by_replica=dict(
+                sorted(self._replicas.items(), key=lambda item: (-item[1].attempts, item[0]))[:MAX_REPLICAS]
+            ),
             reject_reasons=_most_first(self._reasons),
             decisions=_most_first(self._decisions),
         )
@@ -367,6 +387,19 @@ def _count(group: _Group, record: RequestRecord, *, priced: bool) -> None:
             group.count("input_tokens", attempt.usage.input_tokens)
             group.count("cached_tokens", attempt.usage.cached_tokens or 0)
             group.count("output_tokens", attempt.usage.output_tokens)
+
+
+def _used(so_far: ReplicaUse | None, attempt: Attempt) -> ReplicaUse:
+    known = ReplicaUse(tier=attempt.tier) if so_far is None else so_far
+    usage = attempt.usage
+    return ReplicaUse.model_construct(  # numbers of valid rows, added up for each of them
+        tier=known.tier,
+        attempts=known.attempts + 1,
+        input_tokens=known.input_tokens + (usage.input_tokens if usage else 0),
+        cached_tokens=known.cached_tokens + ((usage.cached_tokens or 0) if usage else 0),
+        output_tokens=known.output_tokens + (usage.output_tokens if usage else 0),
+        engine_s=known.engine_s + (attempt.engine_s or 0.0),
+    )
 
 
 def _unit(record: RequestRecord) -> int:

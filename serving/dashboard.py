@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,6 +19,7 @@ from serving.errors import Forbidden, InvalidRequest, LedgerUnavailable, NotFoun
 from serving.keys import KeyRing
 from serving.ledger.config import LedgerConfig
 from serving.ledger.reader import LedgerReader
+from serving.replica_board import ReplicaBoard
 from serving.report.__main__ import Order
 from serving.report.html import asset
 from serving.tiers import EngineStats
@@ -103,6 +104,7 @@ class Live:
     budgets: Budgets
     engines: Mapping[Tier, AskStats]
     in_flight: Callable[[], int]
+    boards: Sequence[ReplicaBoard]
 
 
 def add_dashboard_routes(app: FastAPI, ledger: LedgerConfig, live: Live) -> None:
@@ -127,6 +129,7 @@ def add_dashboard_routes(app: FastAPI, ledger: LedgerConfig, live: Live) -> None
             generated_at=datetime.now(UTC).isoformat(timespec="seconds"),
             in_flight=live.in_flight(),
             engines=list(await asyncio.gather(*(engine(tier, ask) for tier, ask in live.engines.items()))),
+            replicas=[seat for board in live.boards for seat in seats(board)],
             budgets=[shown(state) for state in await live.budgets.states()],
             latest=await asyncio.to_thread(latest, ledger),
         )
@@ -149,6 +152,7 @@ class DashboardNow(BaseModel):
     generated_at: str
     in_flight: int
     engines: list[dict[str, Any]]
+    replicas: list[dict[str, Any]]
     budgets: list[dict[str, Any]]
     latest: list[dict[str, Any]]
 
@@ -164,6 +168,20 @@ async def engine(tier: Tier, ask: AskStats) -> dict[str, Any]:
         return {"tier": tier, "error": "timeout"}
     asked = stats.prompt_tokens_queried
     return {"tier": tier, **asdict(stats), "prefix_hit_ratio": stats.prompt_tokens_cached / asked if asked else None}
+
+
+def seats(board: ReplicaBoard) -> list[dict[str, Any]]:
+    """The queues that the choice of a replica goes by."""
+    return [
+        {
+            "replica_id": seat.replica_id,
+            "mode": seat.mode,
+            "waiting": seat.load.waiting,
+            "outstanding": seat.load.outstanding,
+            "prefill_tokens_per_s": seat.load.rate.tokens_per_s,
+        }
+        for seat in board.seats.values()
+    ]
 
 
 def latest(ledger: LedgerConfig) -> list[dict[str, Any]]:

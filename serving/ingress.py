@@ -355,7 +355,7 @@ def live(stack: Stack) -> Live:
     engines = {Tier.TIER1: stack.tiers.tier1.stats}
     if stack.tiers.router is not None:
         engines[Tier.ROUTER] = stack.tiers.router.stats
-    return Live(stack.keys, stack.budgets, engines, lambda: stack.telemetry.in_flight_now)
+    return Live(stack.keys, stack.budgets, engines, lambda: stack.telemetry.in_flight_now, stack.telemetry.boards)
 
 
 async def show_load(stack: Stack) -> None:

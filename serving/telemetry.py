@@ -27,6 +27,7 @@ class Telemetry:
 
     def __init__(self, config_hash: str, ledger: Ledger | None = None) -> None:
         self.registry = CollectorRegistry()
+        self.boards: list[ReplicaBoard] = []
         counter = partial(Counter, registry=self.registry)
         gauge = partial(Gauge, registry=self.registry)
         histogram = partial(Histogram, registry=self.registry, buckets=LATENCY_BUCKETS_S)
@@ -124,6 +125,7 @@ class Telemetry:
 
     def watch(self, board: ReplicaBoard) -> None:
         """Show what the choice of a replica goes by; the board of a tier with several replicas."""
+        self.boards.append(board)
         self.registry.register(ReplicaCollector(board))
 
     @property

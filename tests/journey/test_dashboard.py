@@ -64,6 +64,8 @@ def derived(report: dict[str, Any], key: str) -> Any:
     if name == "ratio":
         return ratio(report["total"][path.rpartition(".")[2]], report["total"]["cost_usd"])
     group = at(report, path)
+    if name == "prefix_hit_ratio":
+        return ratio(group["cached_tokens"], group["input_tokens"])
     answered = sum(group["served"].values())
     return {
         "tier1_ratio": ratio(group["served"].get("tier1", 0), answered),
@@ -92,7 +94,9 @@ def assert_figures(figures: list[dict[str, str]], report: dict[str, Any], data: 
         if key.startswith("="):
             expected = derived(report, key)
         else:
-            expected = at(data if key.partition("/")[0] in ("engines", "budgets", "latest") else report, key)
+            expected = at(
+                data if key.partition("/")[0] in ("engines", "replicas", "budgets", "latest") else report, key
+            )
         expected = 0 if expected is None and key.startswith("total/served/") else expected
         shown = float(figure["value"]) if figure["value"] else None
         assert shown == (None if expected is None else pytest.approx(expected, rel=1e-15, abs=0)), key
@@ -203,7 +207,12 @@ async def test_every_figure_on_the_page_is_the_ledgers(busy: Gateway, tmp_path: 
         data = (await busy.http.get("/dashboard/data", params={"range": "all"})).json()
         figures = await page.evaluate(FIGURES)
         assert_figures(figures, the_ledgers(busy), data)
-        assert {figure["key"] for figure in figures} >= {"engines/0/running", "budgets/0/hard_usd", "latest/0/cost_usd"}
+        assert {figure["key"] for figure in figures} >= {
+            "engines/0/running",
+            "budgets/0/hard_usd",
+            "latest/0/cost_usd",
+            "by_replica/r0/attempts",
+        }
         await shoot(page, "dashboard-light")
         light = await page.evaluate("getComputedStyle(document.body).backgroundColor")
         await page.emulate_media(color_scheme="dark")

@@ -200,6 +200,19 @@ class TestQuality:
         assert report([ACCEPTED], grades={"req-accepted": Grade(tier1_quality=1.0)}).total.quality is None
 
 
+def test_replicas_show_what_they_did_and_found_cached() -> None:
+    found = report([ACCEPTED, ESCALATED]).by_replica
+    assert list(found) == ["router-0", "tier1-1"]
+    assert found["tier1-1"].model_dump() == {
+        "tier": Tier.TIER1,
+        "attempts": 2,
+        "input_tokens": 320,
+        "cached_tokens": 256,
+        "output_tokens": 96,
+        "engine_s": pytest.approx(0.4),
+    }
+
+
 def test_groups_are_ordered_by_cost_and_days_by_date() -> None:
     later = example(1, tenant="green").model_copy(update={"at": "2026-03-02T00:00:00.000000+00:00"})
     found = report([later, ESCALATED, ACCEPTED])

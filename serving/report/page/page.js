@@ -26,6 +26,7 @@ function dollars(value, sign = false) {
 }
 const signed = (value) => dollars(value, true);
 const whole = (value) => value.toLocaleString("en");
+const rounded = (value) => whole(Math.round(value));
 const share = (value) => `${value < 0 ? "−" : ""}${(100 * Math.abs(value)).toFixed(1)} %`;
 const grade = (value) => value.toFixed(3);
 const seconds = (value) => `${value.toFixed(3)} s`;
@@ -176,6 +177,22 @@ function engineTable(engines) {
   }));
 }
 
+function replicaTable(replicas) {
+  return table("replica", ["replica", "tier", "attempts", "prefix hits", "input tokens", "output tokens", "engine time"], Object.entries(replicas).map(([name, use]) => {
+    const key = `by_replica/${name}`;
+    return [name, use.tier, figure(`${key}/attempts`, use.attempts, whole), figure(`=${key}.prefix_hit_ratio`, ratio(use.cached_tokens, use.input_tokens), share),
+      figure(`${key}/input_tokens`, use.input_tokens, whole), figure(`${key}/output_tokens`, use.output_tokens, whole), figure(`${key}/engine_s`, use.engine_s, seconds)];
+  }));
+}
+
+function queueTable(replicas) {
+  return table("replica", ["replica", "cache known by", "waiting", "in all", "prefill tokens/s"], replicas.map((seat, index) => {
+    const key = `replicas/${index}`;
+    return [seat.replica_id, seat.mode, figure(`${key}/waiting`, seat.waiting, whole), figure(`${key}/outstanding`, seat.outstanding, whole),
+      figure(`${key}/prefill_tokens_per_s`, seat.prefill_tokens_per_s, rounded)];
+  }));
+}
+
 function budgetTable(budgets) {
   return table("budgets", ["budget", "period", "from", "spent", "reserved", "soft", "hard"], budgets.map((budget, index) => {
     const key = `budgets/${index}`;
@@ -209,8 +226,10 @@ function draw(data) {
       panel("By category", groupTable("category", "by_category", report.by_category)),
       panel("By tenant", groupTable("tenant", "by_tenant", report.by_tenant)),
       panel("By day", groupTable("day", "by_day", report.by_day)));
+    if (Object.keys(report.by_replica).length) parts.push(panel("By replica", replicaTable(report.by_replica)));
   }
   if (data.engines) parts.push(panel("Engines now", engineTable(data.engines)));
+  if (data.replicas && data.replicas.length) parts.push(panel("Replicas' queues now", queueTable(data.replicas)));
   if (data.budgets && data.budgets.length) parts.push(panel("Budgets", budgetTable(data.budgets)));
   if (data.latest && data.latest.length) parts.push(panel("Latest requests", latestTable(data.latest)));
   if (report.total.requests) parts.push(notes(report));
