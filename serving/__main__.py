@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")  # a machine that i
 
 import yaml
 
+from routing.release import RELEASE_FILE
 from serving.errors import ConfigInvalid, StackError
 
 if TYPE_CHECKING:
@@ -171,6 +173,12 @@ def run_validate(args: argparse.Namespace) -> int:
     if args.show:
         print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
     print(f"{args.config} is valid; config hash {config.hash}")
+    if config.promotion.registry is not None and (path := config.promotion.registry / RELEASE_FILE).exists():
+        from serving.app import running
+        from serving.releases import load
+
+        release = load(path, partial(running, config)).release
+        print(f"{path} is valid; stable version {release.stable.version}")
     return 0
 
 

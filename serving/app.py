@@ -7,6 +7,7 @@ import asyncio
 import gc
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from routing.release import Variant, marked
 from serving.budgets import Budgets
-from serving.config import StackConfig, parse_config
+from serving.config import StackConfig, parse_config, with_overrides
 from serving.engine import RayRouter, RayTier1, engine_deployment
 from serving.frontier.client import FrontierClient
 from serving.idempotency import IdempotencyStore
@@ -28,6 +30,7 @@ from serving.ledger.lessons import LessonStore
 from serving.ledger.writer import Ledger
 from serving.load_exchange import LoadExchange, asks, forwarder_deployment
 from serving.loopback import keep_replica_on_loopback
+from serving.releases import Releases, Running
 from serving.telemetry import Telemetry
 from serving.tiers import DraftEngine, RouterModel, Tiers
 from serving.tokenizer import PromptTokenizer
@@ -56,7 +59,10 @@ def build_stack(config: StackConfig, tier1: DraftEngine, router: RouterModel | N
     targets = tuple(f"{provider.name}/{provider.model}" for provider in config.frontier.providers)
     budgets = Budgets(config.ledger, config.budget, config.cost, targets, telemetry)
 
+    releases = Releases(config.promotion, partial(running, config), telemetry)
+
     async def close() -> None:
+        await releases.aclose()
         await sampler.aclose()
         await asyncio.to_thread(budgets.close)
         await frontier.aclose()
@@ -69,11 +75,10 @@ def build_stack(config: StackConfig, tier1: DraftEngine, router: RouterModel | N
         ledger=ledger,
         keys=KeyRing.load(config.gateway.keys_file),
         salt_secret=load_or_make_secret(config.gateway.secret_file),
-        sections=replace(config.sections(), learned=read_learned(config.policy, config.gate)),
+        releases=releases,
         release=config.release,
         gateway=config.gateway,
         cost=config.cost,
-        config_hash=config.hash,
         telemetry=telemetry,
         idempotency=IdempotencyStore(config.idempotency),
         sampler=sampler,
@@ -81,6 +86,13 @@ def build_stack(config: StackConfig, tier1: DraftEngine, router: RouterModel | N
         budgets=budgets,
         close=close,
     )
+
+
+def running(config: StackConfig, variant: Variant | None) -> Running:
+    """What decides a request under a variant of a release; None: under the profile. Raises ConfigInvalid."""
+    changed = config if variant is None else with_overrides(config, variant.overrides)
+    sections = replace(changed.sections(), learned=read_learned(changed.policy, changed.gate))
+    return Running(sections, config.hash if variant is None else marked(config.hash, variant.version))
 
 
 @serve.ingress()

@@ -32,6 +32,7 @@ from serving.ingress import GatewayConfig
 from serving.learning.config import LearningConfig
 from serving.ledger.config import LedgerConfig
 from serving.release import ReleaseConfig
+from serving.releases import PromotionConfig
 from serving.standin import StandinConfig
 
 ENV_PREFIX = "STACK_"
@@ -57,6 +58,7 @@ class StackConfig(Record):
     ledger: LedgerConfig
     idempotency: IdempotencyConfig = IdempotencyConfig()
     learning: LearningConfig = LearningConfig()
+    promotion: PromotionConfig = PromotionConfig()
     hardware: HardwareConfig | None = None
 
     @model_validator(mode="after")
@@ -85,6 +87,22 @@ def load_config(path: Path, env: Mapping[str, str] = os.environ) -> StackConfig:
     that environment variable. Raises ConfigInvalid naming every key that is wrong, all at once.
     """
     return parse_config(read_tree(path, env), env, str(path))
+
+
+def with_overrides(config: StackConfig, overrides: Mapping[str, Mapping[str, Any]]) -> StackConfig:
+    """The tree with a release's values laid over it, validated as a profile is. Raises ConfigInvalid."""
+    tree = merged(config.model_dump(), overrides)
+    try:
+        return StackConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigInvalid(f"the release does not fit the profile:\n{explain(error, tree)}") from None
+
+
+def merged(tree: Any, over: Any) -> Any:
+    """`tree` with the values of `over`; mappings are merged, everything else is replaced. Changes neither."""
+    if not isinstance(tree, dict) or not isinstance(over, Mapping):
+        return over
+    return {**tree, **{key: merged(tree.get(key), value) for key, value in over.items()}}
 
 
 def read_tree(path: Path, env: Mapping[str, str] = os.environ) -> dict[str, Any]:

@@ -57,6 +57,7 @@ from serving.openai_schema import (
     to_call_body,
 )
 from serving.release import ReleaseConfig, Released, retry_headers, send_json
+from serving.releases import Releases
 from serving.telemetry import Telemetry
 from serving.tiers import Call, DraftEngine, Frame, RouterModel, Tiers
 from serving.trace import METADATA_VERSION, RequestTrace
@@ -106,11 +107,10 @@ class Stack:
     ledger: Ledger
     keys: KeyRing
     salt_secret: bytes
-    sections: Sections
+    releases: Releases
     release: ReleaseConfig
     gateway: GatewayConfig
     cost: CostConfig
-    config_hash: str
     telemetry: Telemetry
     idempotency: IdempotencyStore
     sampler: Sampler
@@ -133,6 +133,7 @@ def build_app(stack: Stack) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
         stack.sampler.start()
+        stack.releases.start()
         yield
         await stack.close()
 
@@ -208,7 +209,9 @@ async def complete(stack: Stack, request: Request, api: Api) -> Released:
     if not stack.ledger.ready():
         raise LedgerUnavailable("the ledger cannot book this request and the stack is configured to refuse then")
     raw = await read_body(request, stack.gateway.max_body_bytes)
-    call = await make_call(stack, principal, api, raw, request, arrived)
+    request_id = uuid.uuid4().hex  # never the client's: two tenants may send the same one
+    running = stack.releases.pick(request_id)  # to the end of this request, whatever is promoted meanwhile
+    call = await make_call(stack, principal, api, raw, request, arrived, request_id, running.sections)
     client_id = header_id(request, "x-request-id") or call.request_id
     claim = claim_key(stack, request, call, raw)
     if isinstance(claim, Replay):
@@ -220,11 +223,11 @@ async def complete(stack: Stack, request: Request, api: Api) -> Released:
             metadata=lambda: {"version": METADATA_VERSION, "replayed": True, "cost_usd": 0.0},
             config=stack.release,
         )
-    trace = RequestTrace(call, stack.config_hash, stack.cost, started=arrived)
+    trace = RequestTrace(call, running.config_hash, stack.cost, started=arrived)
     watched = stack.sampler.begin(call)
     settle = stack.settle if watched is None else watched.settling(stack.settle)
     frames = within_budget(
-        stack.budgets, principal, trace, settle, lambda call: answer(call, stack.tiers, trace, settle, stack.sections)
+        stack.budgets, principal, trace, settle, lambda call: answer(call, stack.tiers, trace, settle, running.sections)
     )
     frames = frames if watched is None else watched.frames(frames, trace)
     return Released(
@@ -237,7 +240,16 @@ async def complete(stack: Stack, request: Request, api: Api) -> Released:
     )
 
 
-async def make_call(stack: Stack, principal: Principal, api: Api, raw: bytes, request: Request, arrived: float) -> Call:
+async def make_call(
+    stack: Stack,
+    principal: Principal,
+    api: Api,
+    raw: bytes,
+    request: Request,
+    arrived: float,
+    request_id: str,
+    sections: Sections,
+) -> Call:
     """The validated body, the one tokenization, the features and the server's own identifiers of one request."""
     read = read_chat if api is Api.CHAT else read_completion
     wire: ChatCompletionBody | CompletionBody = read(raw, stack.gateway.wire, stack.tokenizer.vocab_size)
@@ -248,12 +260,12 @@ async def make_call(stack: Stack, principal: Principal, api: Api, raw: bytes, re
     if steering_attempt(last_text(body)):
         stack.telemetry.steering.inc()
     return Call(
-        request_id=uuid.uuid4().hex,  # never the client's: two tenants may send the same one
+        request_id=request_id,
         tenant=principal.tenant,
         api=api,
         model=model,
         body=body,
-        features=request_features({**body, **hint}, api, len(ids), stack.sections.policy),
+        features=request_features({**body, **hint}, api, len(ids), sections.policy),
         prompt_token_ids=ids,
         cache_salt=tenant_salt(stack.salt_secret, principal.tenant),
         deadline=arrived + stack.gateway.request_deadline_s,

@@ -64,7 +64,9 @@ class Telemetry:
             "tierwise_budget_unreserved", "Requests whose budget could not be checked: the database was away"
         )
         self.refused = counter("tierwise_refused", "Requests refused because this process was full")
-        gauge("tierwise_config_info", "The running configuration", ["hash"]).labels(config_hash).set(1)
+        self.reloads = counter("tierwise_reloads", "Promoted releases that were applied or refused", ["result"])
+        self.config_info = gauge("tierwise_config_info", "The running configuration", ["hash"])
+        self.config_info.labels(config_hash).set(1)
         if ledger is not None:
             self.registry.register(LedgerCollector(ledger))
 
@@ -104,6 +106,13 @@ class Telemetry:
             self.unpriced.labels(attempt.kind).inc()
         elif attempt.cost_usd is not None:
             self.cost.labels(attempt.kind).inc(attempt.cost_usd)
+
+    def reloaded(self, applied: bool, hashes: tuple[str, ...]) -> None:
+        """See serving.releases.ReleaseObserver."""
+        self.reloads.labels("applied" if applied else "refused").inc()
+        self.config_info.clear()
+        for config_hash in hashes:
+            self.config_info.labels(config_hash).set(1)
 
     def sample(self, event: SampleEvent) -> None:
         """See serving.learning.sampler.SamplerObserver."""

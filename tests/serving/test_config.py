@@ -302,6 +302,7 @@ LEAVES: list[tuple[str, dict[str, Any]]] = [
     ("ledger", {"url": "sqlite:///other.sqlite3"}),
     ("idempotency", {"ttl_s": 1.0}),
     ("learning", {"keep_texts_rate": 0.5}),
+    ("promotion", {"registry": "registry"}),
     ("hardware", {"name": "a machine"}),
     ("tier1", {"model": "other"}),
 ]

@@ -115,6 +115,7 @@ def show_what_runs_beside_requests(telemetry: Telemetry, replica_id: str = "r0")
     telemetry.try_failed("acme", Reason.OVERLOADED)
     telemetry.breaker_changed("acme", BreakerState.OPEN)
     telemetry.sample(SampleEvent.KEPT)
+    telemetry.reloaded(True, ("c0ffee",))
     telemetry.budgets.labels(Scope.TENANT, Action.REFUSE).inc()
     telemetry.load(Tier.TIER1, EngineStats(replica_id, 3, 1, 0.5, 700, 1000, 800, 12.5))
 
