@@ -4,6 +4,7 @@ Refused by name otherwise; routing/promotion.py has the arithmetic.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def judge_head(registry: Registry, name: str, heldout: Sequence[Pair], margins: 
         )
     if not heldout:
         raise Refused(RefusalReason.TOO_FEW, "no held-out label")
+    check_signal(panel)
     running = registry.release().stable.artefacts.get(manifest.kind)
     candidate = head_outcomes(panel, heldout)
     before = (
@@ -59,6 +61,21 @@ def judge_adapter(
     comparison = compare(before, after, nobody, [categories[i] for i in ids], margins)
     refuse(comparison, margins)
     return comparison
+
+
+def check_signal(panel: Panel) -> None:
+    """Labels that were shuffled cannot be predicted out of fold, whatever calibration makes of them later.
+
+    The bound is the one-sided 95 % quantile of an AUROC under chance, sqrt(1 / 3n) being its standard error with classes
+    of one size (Hanley and McNeil 1982), a fifth wider for others. Raises Refused.
+    """
+    n = panel.manifest.n_pairs
+    bound = 0.5 + 1.2 * 1.645 / math.sqrt(3 * n)
+    for name, value in panel.manifest.metrics.items():
+        if name.endswith("/auroc_bad_draft") and value is not None and value <= bound:
+            raise Refused(
+                RefusalReason.NO_SIGNAL, f"{name} {value:.3f} out of fold on {n} labels; chance reaches {bound:.3f}"
+            )
 
 
 def checked(registry: Registry, name: str) -> ArtefactManifest:
