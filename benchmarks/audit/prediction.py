@@ -22,6 +22,7 @@ from routing.tier1_share import Tier1Share, observed_share
 
 Floats = NDArray[np.float64]
 
+RESAMPLES = 100
 FEWEST_ROWS = 40  # two halves of twenty: below that a share is noise
 LAYERS = ("router", "drafts", "frontier", "other")
 COLUMNS = (
@@ -155,6 +156,8 @@ class Prediction(Record):
     predicted_usd: float
     measured_usd: float
     error_ratio: float | None = Field(description="predicted over measured, less 1")
+    error_low: float | None = Field(None, description="95 % bootstrap interval of error_ratio: what chance alone does")
+    error_high: float | None = None
 
 
 def predict(pilot: Pilot, table: dict[str, Floats], categories: dict[str, int], left_out: int = 0) -> Prediction:
@@ -188,7 +191,8 @@ def predict(pilot: Pilot, table: dict[str, Floats], categories: dict[str, int], 
 
 
 def _by_category(shares: dict[str, float], category: Floats, names: dict[int, str]) -> Floats:
-    return np.array([shares.get(names[int(number)], shares[""]) for number in category])
+    by_number = np.array([shares.get(names[number], shares[""]) for number in range(len(names))])
+    return by_number[category.astype(np.int64)]
 
 
 def read_ledger(path: Path) -> Booked:
@@ -218,13 +222,28 @@ def check(path: Path, pilot: Pilot | None) -> Prediction | None:
     None when it is too small to be split.
     """
     booked = read_ledger(path)
-    if pilot is not None:
-        return predict(pilot, booked.table(), booked.categories, booked.left_out) if len(booked) else None
-    if len(booked) < FEWEST_ROWS:
+    if len(booked) < (FEWEST_ROWS if pilot is None else 1):
         return None
-    half = len(booked) // 2
-    earlier = learn(booked.table(last=half), booked.categories, "earlier half")
-    return predict(earlier, booked.table(first=half), booked.categories, booked.left_out)
+    half = len(booked) // 2 if pilot is None else 0
+    earlier, later = booked.table(last=half), booked.table(first=half)
+    taught = pilot or learn(earlier, booked.categories, "earlier half")
+    found = predict(taught, later, booked.categories, booked.left_out)
+    draw = np.random.default_rng(0)
+    errors = []
+    for _ in range(RESAMPLES):
+        again = taught if pilot is not None else learn(_resampled(earlier, draw), booked.categories, "resample")
+        error = predict(again, _resampled(later, draw), booked.categories).error_ratio
+        if error is not None:
+            errors.append(error)
+    if not errors:
+        return found
+    low, high = np.quantile(errors, [0.025, 0.975]).tolist()
+    return found.model_copy(update={"error_low": low, "error_high": high})
+
+
+def _resampled(table: dict[str, Floats], draw: np.random.Generator) -> dict[str, Floats]:
+    rows = draw.integers(0, len(table["kept"]), len(table["kept"]))
+    return {name: column[rows] for name, column in table.items()}
 
 
 def share_of(pilot: Pilot, target: float) -> Tier1Share:

@@ -29,7 +29,8 @@ def lines(report: Report) -> Iterable[str]:
             yield f"  {name:<12}predicted {usd(layer.predicted_usd):>12}   booked {usd(layer.measured_usd):>12}"
         wrong = "-" if checked.error_ratio is None else f"{checked.error_ratio:+.1%}"
         both = f"predicted {usd(checked.predicted_usd):>12}   booked {usd(checked.measured_usd):>12}"
-        yield f"  {'all':<12}{both}   {wrong}"
+        chance = f" (by chance {signed(checked.error_low)} to {signed(checked.error_high)})"
+        yield f"  {'all':<12}{both}   {wrong}{'' if checked.error_low is None else chance}"
     yield "\nnot known"
     for sentence in report.outlook.unknown:
         yield f"  - {sentence}"

@@ -53,6 +53,17 @@ def test_later_half_is_predicted_from_the_earlier_one_within_a_tenth(tmp_path: P
     assert found.rows == 1000
     assert found.error_ratio == pytest.approx(0.0, abs=0.10)
     assert found.layers["drafts"].predicted_usd == pytest.approx(found.layers["drafts"].measured_usd, rel=0.05)
+    assert found.error_low is not None
+    assert found.error_high is not None
+    assert found.error_low < found.error_ratio < found.error_high
+
+
+def test_small_samples_say_how_much_of_the_error_is_chance(tmp_path: Path) -> None:
+    few, many = check(ledger(tmp_path, 100, 1), None), check(ledger(tmp_path, 4000, 2), None)
+    assert few is not None
+    assert many is not None
+    assert None not in (few.error_low, few.error_high, many.error_low, many.error_high)
+    assert few.error_high - few.error_low > 2 * (many.error_high - many.error_low)  # type: ignore[operator]
 
 
 def test_measured_side_is_what_the_ledger_booked(tmp_path: Path) -> None:
