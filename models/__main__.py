@@ -29,6 +29,7 @@ COMMANDS = {
     "rollback": ("models.flywheel.rollback", "drop the canary, or go back to the version before"),
     "history": ("models.flywheel.history", "show every step and refusal of a registry"),
     "flywheel": ("models.flywheel.command", "one round or for ever: watch the release, learn, promote what is better"),
+    "drift": ("models.flywheel.drift", "live signals of the ledger against those that thresholds were calibrated on"),
     "list": ("models.listing", "show the models of the catalog and which are ready"),
 }
 

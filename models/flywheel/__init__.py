@@ -8,5 +8,6 @@ gate.py      which candidate may be promoted, and by which name another is refus
 registry.py  the folder of artefacts, the release that serving reads, the audit log
 steps.py     canary, promotion, rollback
 monitor.py   live quality and cost of a release against the one before: has it turned?
+drift.py     `models drift`: live signals against those that thresholds were calibrated on
 command.py   `models flywheel once|watch`; register.py, promote.py, rollback.py and history.py are commands, too
 """

@@ -66,8 +66,8 @@ def judge_adapter(
 def check_signal(panel: Panel) -> None:
     """Labels that were shuffled cannot be predicted out of fold, whatever calibration makes of them later.
 
-    The bound is the one-sided 95 % quantile of an AUROC under chance, sqrt(1 / 3n) being its standard error with classes
-    of one size (Hanley and McNeil 1982), a fifth wider for others. Raises Refused.
+    The bound is the one-sided 95 % quantile of an AUROC under chance, sqrt(1 / 3n) being its standard error with
+    classes of one size (Hanley and McNeil 1982), a fifth wider for others. Raises Refused.
     """
     n = panel.manifest.n_pairs
     bound = 0.5 + 1.2 * 1.645 / math.sqrt(3 * n)

@@ -7,7 +7,7 @@ from pathlib import Path
 from models.errors import ModelsError
 from models.flywheel.gate import KINDS_WITH_HEADS, judge_adapter, judge_head, read_graded
 from models.flywheel.refused import Refused
-from models.flywheel.registry import Registry
+from models.flywheel.registry import ArtefactKind, Registry
 from models.flywheel.steps import finish, start_canary
 from models.router.data import load_pairs
 from routing.promotion import Comparison, Margins
@@ -45,6 +45,11 @@ def run(args: argparse.Namespace) -> str:
         if args.name is None:
             raise CommandLineWrong("name an artefact, or use --finish")
         try:
+            if registry.verified(args.name).kind is ArtefactKind.ADAPTER:
+                # The engines do not load adapters yet: a release that named one would promise what nobody serves.
+                comparison = judged(registry, args)
+                registry.audit("compared", artefact=args.name, detail=comparison.model_dump(mode="json"))
+                return json.dumps({"release": None, "comparison": comparison.model_dump()}, indent=1)
             if args.force:
                 release = start_canary(registry, args.name, args.canary_ratio, reasons=(f"forced: {args.force}",))
                 return release.model_dump_json(indent=1)

@@ -180,6 +180,17 @@ class TestAdapter:
             judge_adapter(adapter, "lora", spoilt, lost_b, categories, MARGINS)
         assert RefusalReason.CATEGORY_WORSE in refused.value.reasons
 
+    def test_better_adapter_is_on_record_and_not_released(self, adapter: Registry, tmp_path: Path) -> None:
+        """The engines do not load adapters yet."""
+        files = [tmp_path / "base.jsonl", tmp_path / "lora.jsonl"]
+        for file, quality in zip(files, (0.0, 1.0), strict=True):
+            lines = [{"id": f"t{i}", "category": "a", "quality": quality} for i in range(150)]
+            file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        graded_files = [str(file) for file in files]
+        assert main(["promote", "lora", "--registry", str(adapter.root), "--graded", *graded_files]) == 0
+        assert adapter.release().canary is None
+        assert adapter.history()[-1].step == "compared"
+
     def test_grades_of_other_tasks_are_no_comparison(self, adapter: Registry) -> None:
         with pytest.raises(Refused) as refused:
             judge_adapter(adapter, "lora", {"a": 1.0}, {"b": 1.0}, {"a": "x", "b": "x"}, MARGINS)
