@@ -126,7 +126,9 @@ class Accounts:
                 prices = self.prices[named.provider, named.model]
                 price = None if prices is None else prices.price(batch=named.batch, long=named.long)
                 if price is None:
-                    total.usd, total.unpriced_calls = None, total.calls
+                    # A call that failed used nothing, whatever its model would have cost.
+                    total.unpriced_calls = total.calls - total.failed
+                    total.usd = None if total.unpriced_calls else 0.0
                 else:
                     read_usd = price.input_usd if price.cached_input_usd is None else price.cached_input_usd
                     total.usd = _bill(

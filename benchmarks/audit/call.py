@@ -46,6 +46,7 @@ class Call(msgspec.Struct, gc=False):
     at_s: seconds since 1970, or since the log's start for traces; None: not logged. category None: not named.
     recorded_usd: the log's own figure; it wins over the price table. unpriced: the log says that the price is unknown.
     frontier_usd: what the log says that the request would have cost at the frontier (ledgers).
+    failed: the request ended badly; only on the call that counts as the request.
     is_request: False for a further attempt of a request that another call already counts.
     prompt: bytes whose common beginnings are common prompt prefixes; block_ids: the same, already cut (traces).
     """

@@ -87,7 +87,7 @@ def calls_of(row: BookedRequest) -> list[Call]:
                 cached,
                 written,
                 estimated=usage.estimated,
-                failed=row.outcome != "ok",
+                failed=row.outcome != "ok" and number == counted,
                 is_request=number == counted,
                 recorded_usd=attempt.cost_usd,
                 unpriced=attempt.cost_usd is None,

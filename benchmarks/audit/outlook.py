@@ -47,7 +47,7 @@ class Sensitivity(Record):
 class Outlook(Record):
     """Everything the audit concludes."""
 
-    traffic: Traffic | None = Field(description="requests whose price is known; None: none of them")
+    traffic: Traffic | None = Field(description="answered requests whose price is known; None: none of them")
     priced_ratio: float = Field(description="share of the requests whose price is known")
     now_usd: float | None
     month_factor: float | None = Field(description="months of 730 hours over the log's span")
@@ -90,7 +90,7 @@ def total(sums: Iterable[Sum]) -> Sum:
 
 
 def priced_traffic(survey: Survey) -> tuple[Traffic | None, float]:
-    """(the calls whose price is known, their share of the requests).
+    """(the answered requests whose price is known, their share of all answered ones).
 
     A ledger's requests are compared at what they would have cost at the frontier, as the ledger says it.
     """
@@ -103,21 +103,22 @@ def priced_traffic(survey: Survey) -> tuple[Traffic | None, float]:
             output_tokens=booked.output_tokens,
             frontier_usd=booked.usd or 0.0,
         )
-        return traffic, booked.requests / survey.requests
+        return traffic, min(booked.requests / max(1, survey.requests - survey.failed), 1.0)
     for _, cell in survey.accounts.rows():
-        requests += cell.requests
+        requests += cell.requests - cell.failed
         if cell.usd is not None:
             priced.add(cell)
-    if priced.usd is None or not priced.requests:
+    answered = priced.requests - priced.failed
+    if priced.usd is None or not answered:
         return None, 0.0
     traffic = Traffic(
-        requests=priced.requests,
+        requests=answered,
         input_tokens=priced.input_tokens,
         output_tokens=priced.output_tokens,
         frontier_usd=priced.usd,
         warm_discount_usd=priced.warm_discount_usd,
     )
-    return traffic, priced.requests / requests
+    return traffic, answered / requests
 
 
 def scenario(
@@ -295,7 +296,7 @@ def unknown_hardware(survey: Survey, assumed: Assumptions) -> Iterable[str]:
         )
     if assumed.replica_price_source == ASSUMED:
         yield f"A replica is assumed to cost ${assumed.replica_usd_per_hour:.2f} an hour (--gpu-usd-per-hour)."
-    yield f"A router is assumed to cost ${assumed.router_usd_per_request:g} a request; people's time is not counted."
+    yield f"A score is taken to cost ${assumed.router_usd_per_request:.6f}; people's time is not counted."
 
 
 def unknown_texts(survey: Survey, answered: int) -> Iterable[str]:

@@ -25,6 +25,7 @@ class Survey:
     at_frontier: Sum = field(default_factory=Sum)  # requests whose cost there the log states (ledgers)
     calls: int = 0
     requests: int = 0
+    failed: int = 0
     accounting_s: float = 0.0
     sampling_s: float = 0.0
     reuse_s: float = 0.0
@@ -44,6 +45,7 @@ class Survey:
                 add(call)
                 if call.is_request:
                     arrive(call)
+                    self.failed += call.failed
                     if call.frontier_usd is not None:
                         self._at_frontier(call, call.frontier_usd)
             self.calls += len(batch)

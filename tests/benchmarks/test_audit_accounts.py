@@ -71,7 +71,7 @@ def test_tokens_and_dollars_of_every_group_are_those_of_duckdb(
     rows: tuple[Row, ...] = {"model": found.models, "tenant": found.tenants, "category": found.categories}[group]
     expected = books.execute(
         f"""SELECT {group}, count(*), sum(failed::INT), sum(input_tokens), sum(output_tokens), sum(cached_tokens),
-            count(*) FILTER (usd IS NULL), sum(usd) FROM call GROUP BY 1"""
+            count(*) FILTER (usd IS NULL AND NOT failed), sum(usd) FROM call GROUP BY 1"""
     ).fetchall()
     assert {
         row.name: (row.requests, row.failed, row.input_tokens, row.output_tokens, row.cached_tokens, row.unpriced_calls)
@@ -131,6 +131,14 @@ def test_recorded_dollars_win_and_an_unknown_one_is_counted() -> None:
     accounts.add(Call("m", 1000, 0, unpriced=True))
     (total,) = accounts.by(lambda _: None).values()
     assert (total.usd, total.unpriced_calls, total.calls) == (7.0, 1, 2)
+
+
+def test_failed_call_of_an_unknown_model_raises_no_alarm() -> None:
+    accounts = Accounts(priced)
+    accounts.add(Call("unknown", 0, 0, failed=True))
+    accounts.add(Call("m", 1000, 0))
+    (total,) = accounts.by(lambda _: None).values()
+    assert (total.usd, total.unpriced_calls, total.failed) == (pytest.approx(0.002), 0, 1)
 
 
 def test_names_beyond_the_bound_are_added_up_and_not_lost() -> None:

@@ -149,6 +149,7 @@ def test_ledger_total_is_the_sum_of_its_attempts(tmp_path: Path) -> None:
     booked = [a["cost_usd"] for row in rows for a in row["attempts"] if a["cost_usd"] is not None]
     assert found.format == "ledger"
     assert found.totals.requests == len(rows)
+    assert found.totals.failed == sum(row["outcome"] != "ok" for row in rows)
     assert found.totals.usd == pytest.approx(sum(booked), abs=1e-12)
 
 
