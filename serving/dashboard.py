@@ -1,11 +1,13 @@
 """`/dashboard`: the page and its data. The page holds no figure; the data need an admin key where keys are in use."""
 
 import asyncio
+import json
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -35,6 +37,8 @@ REPORT_TTL_S = 10.0  # a report of a large ledger takes seconds of a core
 REPORT_TIMEOUT_S = 300.0
 STATS_TIMEOUT_S = 1.0
 N_LATEST = 20
+AUDIT_FILE = "audit.jsonl"  # of the registry; `python -m models history` writes it out in full
+AUDIT_TAIL_BYTES = 64 * 1024
 HEADERS = {
     "content-security-policy": "default-src 'none'; img-src data:; style-src 'self'; script-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -105,6 +109,7 @@ class Live:
     engines: Mapping[Tier, AskStats]
     in_flight: Callable[[], int]
     boards: Sequence[ReplicaBoard]
+    registry: Path | None
 
 
 def add_dashboard_routes(app: FastAPI, ledger: LedgerConfig, live: Live) -> None:
@@ -131,6 +136,7 @@ def add_dashboard_routes(app: FastAPI, ledger: LedgerConfig, live: Live) -> None
             engines=list(await asyncio.gather(*(engine(tier, ask) for tier, ask in live.engines.items()))),
             replicas=[seat for board in live.boards for seat in seats(board)],
             budgets=[shown(state) for state in await live.budgets.states()],
+            promotions=await asyncio.to_thread(promotions, live.registry),
             latest=await asyncio.to_thread(latest, ledger),
         )
         body = f'{{"report":{await desk.report(name)},{now.model_dump_json()[1:]}'
@@ -154,6 +160,7 @@ class DashboardNow(BaseModel):
     engines: list[dict[str, Any]]
     replicas: list[dict[str, Any]]
     budgets: list[dict[str, Any]]
+    promotions: list[dict[str, Any]]
     latest: list[dict[str, Any]]
 
 
@@ -182,6 +189,27 @@ def seats(board: ReplicaBoard) -> list[dict[str, Any]]:
         }
         for seat in board.seats.values()
     ]
+
+
+def promotions(registry: Path | None) -> list[dict[str, Any]]:
+    """The newest steps of the registry's audit log, newest first; a line that is cut off is left out."""
+    if registry is None:
+        return []
+    try:
+        with (registry / AUDIT_FILE).open("rb") as log:
+            log.seek(0, 2)
+            log.seek(max(log.tell() - AUDIT_TAIL_BYTES, 0))
+            lines = log.read().splitlines()[-N_LATEST:]
+    except OSError:
+        return []  # nothing was promoted yet
+    steps = []
+    for line in reversed(lines):
+        try:
+            entry = json.loads(line)
+            steps.append({name: entry.get(name) for name in ("at", "step", "version", "artefact", "reasons")})
+        except (ValueError, AttributeError):
+            continue
+    return steps
 
 
 def latest(ledger: LedgerConfig) -> list[dict[str, Any]]:

@@ -367,7 +367,14 @@ def live(stack: Stack) -> Live:
     engines = {Tier.TIER1: stack.tiers.tier1.stats}
     if stack.tiers.router is not None:
         engines[Tier.ROUTER] = stack.tiers.router.stats
-    return Live(stack.keys, stack.budgets, engines, lambda: stack.telemetry.in_flight_now, stack.telemetry.boards)
+    return Live(
+        stack.keys,
+        stack.budgets,
+        engines,
+        lambda: stack.telemetry.in_flight_now,
+        stack.telemetry.boards,
+        stack.releases.registry,
+    )
 
 
 async def show_load(stack: Stack) -> None:

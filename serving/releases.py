@@ -73,6 +73,11 @@ class Releases:
         self._task: asyncio.Task[None] | None = None
         self.reload()
 
+    @property
+    def registry(self) -> Path | None:
+        """The folder that is watched; None: promotions do not reach this process."""
+        return self._config.registry
+
     def pick(self, request_id: str) -> Running:
         """What decides this request; request_id: our own, 32 hex digits."""
         loaded = self._loaded  # one read: a swap between two would mix two releases

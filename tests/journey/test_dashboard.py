@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,8 @@ def assert_figures(figures: list[dict[str, str]], report: dict[str, Any], data: 
             expected = derived(report, key)
         else:
             expected = at(
-                data if key.partition("/")[0] in ("engines", "replicas", "budgets", "latest") else report, key
+                data if key.partition("/")[0] in ("engines", "replicas", "promotions", "budgets", "latest") else report,
+                key,
             )
         expected = 0 if expected is None and key.startswith("total/served/") else expected
         shown = float(figure["value"]) if figure["value"] else None
@@ -115,10 +116,18 @@ def the_ledgers(g: Gateway) -> dict[str, Any]:
     return json.loads(savings_report(g.reader, SavingsConfig()).model_dump_json())
 
 
+PROMOTED = """{"at": "2026-11-20T10:00:00+00:00", "step": "added", "artefact": "router-2", "version": null}
+{"at": "2026-11-21T10:00:00+00:00", "step": "promoted", "artefact": "router-2", "version": 2, "reasons": ["better"]}
+"""
+
+
 @pytest.fixture
-async def busy(g: Gateway) -> Gateway:
-    await traffic(g)
-    return g
+async def busy(start: StartGateway, tmp_path: Path) -> AsyncGenerator[Gateway, None]:
+    (tmp_path / "registry").mkdir()
+    (tmp_path / "registry" / "audit.jsonl").write_text(PROMOTED + '{"at": "2026-1', encoding="utf-8")
+    async with start(promotion={"registry": str(tmp_path / "registry")}) as g:
+        await traffic(g)
+        yield g
 
 
 # The data
@@ -144,6 +153,14 @@ async def test_report_is_kept_for_a_moment_and_made_once(busy: Gateway) -> None:
     again = (await busy.http.get("/dashboard/data")).json()
     assert again["report"] == first
     assert again["latest"][0]["tenant"] == "local"
+
+
+async def test_promotions_are_the_registrys_newest_first(busy: Gateway) -> None:
+    steps = (await busy.http.get("/dashboard/data")).json()["promotions"]
+    assert [(step["step"], step["version"], step["reasons"]) for step in steps] == [
+        ("promoted", 2, ["better"]),
+        ("added", None, None),
+    ]
 
 
 @pytest.mark.parametrize("name", ["year", "", "day;drop", "x" * 10_000])
@@ -212,6 +229,7 @@ async def test_every_figure_on_the_page_is_the_ledgers(busy: Gateway, tmp_path: 
             "budgets/0/hard_usd",
             "latest/0/cost_usd",
             "by_replica/r0/attempts",
+            "promotions/0/version",
         }
         await shoot(page, "dashboard-light")
         light = await page.evaluate("getComputedStyle(document.body).backgroundColor")

@@ -193,6 +193,13 @@ function queueTable(replicas) {
   }));
 }
 
+function promotionTable(promotions) {
+  const text = (value) => make("td", { class: "text" }, value === null || value === "" ? "–" : value);
+  return table("promotions", ["time", "step", "artefact", "version", "reasons"], promotions.map((entry, index) => [
+    entry.at.slice(0, 19).replace("T", " "), text(entry.step), text(entry.artefact), figure(`promotions/${index}/version`, entry.version, whole),
+    text((entry.reasons || []).join(", "))]));
+}
+
 function budgetTable(budgets) {
   return table("budgets", ["budget", "period", "from", "spent", "reserved", "soft", "hard"], budgets.map((budget, index) => {
     const key = `budgets/${index}`;
@@ -230,6 +237,7 @@ function draw(data) {
   }
   if (data.engines) parts.push(panel("Engines now", engineTable(data.engines)));
   if (data.replicas && data.replicas.length) parts.push(panel("Replicas' queues now", queueTable(data.replicas)));
+  if (data.promotions && data.promotions.length) parts.push(panel("Promotions", promotionTable(data.promotions)));
   if (data.budgets && data.budgets.length) parts.push(panel("Budgets", budgetTable(data.budgets)));
   if (data.latest && data.latest.length) parts.push(panel("Latest requests", latestTable(data.latest)));
   if (report.total.requests) parts.push(notes(report));
