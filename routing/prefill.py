@@ -41,8 +41,12 @@ class PrefillFit:
             if usage.cached_tokens is None or usage.estimated:
                 continue
             row = np.array([1.0, usage.input_tokens - usage.cached_tokens, usage.output_tokens, attempt.engine_s])
-            n, moments = self._moments.get((attempt.tier, attempt.model), (0, np.zeros((4, 4))))
-            self._moments[attempt.tier, attempt.model] = (n + 1, moments + np.outer(row, row))
+            self.add_moments(attempt.tier, attempt.model, 1, np.outer(row, row))
+
+    def add_moments(self, tier: Tier, model: str, n: int, moments: Floats) -> None:
+        """Take n attempts at once: the sum of the outer products of their rows (1, uncached, output, seconds)."""
+        known, sums = self._moments.get((tier, model), (0, np.zeros((4, 4))))
+        self._moments[tier, model] = (known + n, sums + moments)
 
     def speeds(self) -> tuple[PrefillSpeed, ...]:
         """Engines with a clear answer: enough rows, prompts of different lengths, a positive price of a token."""

@@ -6,8 +6,25 @@ from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from operator import itemgetter
 
-from sqlalchemy import ColumnElement, Connection, Engine, and_, case, func, inspect, or_, select, true
+import numpy as np
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Double,
+    Engine,
+    and_,
+    case,
+    cast,
+    func,
+    inspect,
+    literal,
+    or_,
+    select,
+    true,
+)
 
+from routing.cost import SELF_PROVIDER
+from routing.prefill import PrefillFit, PrefillSpeed
 from routing.savings import Grade
 from routing.schema import AttemptKind, AttemptOutcome, Record, RequestOutcome, RequestRecord, Tier
 from serving.errors import ConfigInvalid
@@ -85,6 +102,40 @@ class LedgerReader:
         with self._connect() as connection:
             n = connection.execute(select(func.count()).select_from(requests).where(*_range(since, until, tenant)))
             return int(n.scalar_one())
+
+    def prefill(
+        self, since: Instant | None = None, until: Instant | None = None, tenant: str | None = None
+    ) -> tuple[PrefillSpeed, ...]:
+        """The prefill speeds of our engines, from sums that the database computes."""
+        a = attempts.c
+        columns = [
+            literal(1.0),
+            cast(a.input_tokens - a.cached_tokens, Double),
+            cast(a.output_tokens, Double),
+            a.engine_s,
+        ]
+        pairs = [(i, j) for i in range(4) for j in range(i, 4)]
+        measured = (
+            a.provider == SELF_PROVIDER,
+            a.engine_s.is_not(None),
+            a.cached_tokens.is_not(None),
+            a.usage_estimated.is_(False),
+        )
+        sums = [func.sum(columns[i] * columns[j]) for i, j in pairs]
+        fit = PrefillFit()
+        with self._connect() as connection:
+            rows = connection.execute(
+                select(a.tier, a.model, func.count(), *sums)
+                .select_from(attempts.join(requests, requests.c.request_id == a.request_id))
+                .where(*measured, *_range(since, until, tenant))
+                .group_by(a.tier, a.model)
+            ).all()
+        for tier, model, n, *found in rows:
+            moments = np.zeros((4, 4))
+            for (i, j), value in zip(pairs, found, strict=True):
+                moments[i, j] = moments[j, i] = value
+            fit.add_moments(Tier(tier), model, n, moments)
+        return fit.speeds()
 
     def grades(self, since: Instant | None = None, until: Instant | None = None) -> dict[str, Grade]:
         """How good the sampled answers of a range were, by request id; empty while nothing was graded."""

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from routing.schema import AttemptKind, RequestOutcome, Tier
+from routing.prefill import PrefillFit
+from routing.schema import AttemptKind, RequestOutcome, Tier, Usage
 from serving.errors import ConfigInvalid
 from serving.ledger.config import LedgerConfig
 from serving.ledger.reader import LedgerReader
@@ -115,6 +116,24 @@ class TestTail:
         following = reader.follow(5, poll_s=0.001)
         threading.Timer(0.05, store.insert, [[ACCEPTED]]).start()
         assert next(following) == ACCEPTED
+
+
+def test_prefill_speed_from_the_databases_sums_is_that_of_the_rows(store: Store, reader: LedgerReader) -> None:
+    records, fit = [], PrefillFit()
+    for number in range(60):
+        usage = Usage(input_tokens=10 + number * 7 % 50, cached_tokens=number % 9, output_tokens=1 + number * 3 % 11)
+        engine_s = 0.1 + 0.002 * (usage.input_tokens - number % 9) + 0.03 * usage.output_tokens
+        draft = ACCEPTED.attempts[1].model_copy(update={"usage": usage, "engine_s": engine_s})
+        unmeasured = draft.model_copy(update={"engine_s": None})
+        records.append(example(number).model_copy(update={"attempts": (draft, unmeasured, *ESCALATED.attempts[2:])}))
+        fit.add(records[-1])
+    store.insert(records)
+    (found,) = reader.prefill()
+    (expected,) = fit.speeds()
+    assert found.s_per_token == pytest.approx(0.002)
+    assert found.s_per_token == pytest.approx(expected.s_per_token, rel=1e-12)
+    assert found.n_attempts == expected.n_attempts == 60
+    assert reader.prefill(tenant="nobody") == ()
 
 
 class TestTotals:
