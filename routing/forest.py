@@ -24,17 +24,21 @@ class Forest:
         """Mean of the trees' leaves for rows of shape (n, n_features); returns (n, n_targets)."""
         # float32, as the trees were grown: a threshold lies exactly between two float32 values.
         x = rows.astype(np.float32)
-        n_trees = self.feature.shape[0]
-        tree = np.arange(n_trees)[None, :]
-        row = np.arange(len(x))[:, None]
-        node = np.zeros((len(x), n_trees), dtype=np.int32)
+        n_rows, n_columns = x.shape
+        # Everything is looked up by one flat index; with one row of 200 trees that halves the time.
+        n_trees, n_nodes = self.feature.shape
+        tree = np.tile(np.arange(n_trees) * n_nodes, n_rows)
+        row = np.repeat(np.arange(n_rows) * n_columns, n_trees)
+        node = tree.copy()
         while True:
-            feature = self.feature[tree, node]
+            feature = self.feature.take(node)
             inner = feature >= 0
             if not inner.any():
-                return np.asarray(self.value[tree, node].mean(axis=1), dtype=np.float64)
-            goes_left = x[row, np.maximum(feature, 0)] <= self.threshold[tree, node]
-            node = np.where(inner, np.where(goes_left, self.left[tree, node], self.right[tree, node]), node)
+                leaf = self.value.reshape(n_trees * n_nodes, -1).take(node, axis=0).reshape(n_rows, n_trees, -1)
+                return np.asarray(leaf.mean(axis=1), dtype=np.float64)
+            goes_left = x.take(row + np.maximum(feature, 0)) <= self.threshold.take(node)
+            child = np.where(goes_left, self.left.take(node), self.right.take(node))
+            node = np.where(inner, tree + child, node)
 
     def check(self, n_features: int, n_targets: int) -> None:
         """Raise ValueError unless every path ends at a leaf and asks only for columns that exist."""

@@ -27,7 +27,7 @@ from routing.text import edges
 Floats = NDArray[np.float64]
 Floats32 = NDArray[np.float32]
 
-FORMAT: Final = "tierwise-head/1"
+FORMAT: Final = "tierwise-head/2"
 FEATURE_VERSION: Final = (
     2  # of ngrams, structure and arithmetic together: a change of any makes old weights meaningless
 )
@@ -386,9 +386,18 @@ def _head(kind: HeadKind, card: HeadCard, number: int, tensors: Mapping[str, NDA
         # Stored in half: weights of a regularised model need three digits.
         return take(name, np.float16, *shape).astype(np.float32)
 
+    idf = np.zeros((n_rows, N_BUCKETS), dtype=np.float32)
+    text = np.zeros((n_rows, N_BUCKETS, n_targets), dtype=np.float32)
+    for row in range(n_rows):  # stored without the buckets that were rare in training, which weigh nothing
+        n_used = tensors[f"{number}.bucket{row}"].size
+        bucket = take(f"bucket{row}", np.int32, n_used).astype(np.int64)
+        if n_used and (bucket[0] < 0 or bucket[-1] >= N_BUCKETS or np.any(np.diff(bucket) <= 0)):
+            raise ValueError(f"tensor bucket{row} is not an ascending list of buckets")
+        idf[row, bucket] = floats32(f"idf{row}", n_used)
+        text[row, bucket] = floats32(f"text{row}", n_used, n_targets)
     linear = Linear(
-        idf=floats32("idf", n_rows, N_BUCKETS),
-        text=floats32("text", n_rows, N_BUCKETS, n_targets),
+        idf=idf,
+        text=text,
         mean=floats("mean", n_structure),
         spread=floats("spread", n_structure),
         structure=floats("structure", n_structure, n_targets),
@@ -416,8 +425,6 @@ def tensors_of(number: int, head: Head) -> dict[str, NDArray[np.generic]]:
     """The tensors of one head under the names that `panel_of` reads."""
     linear = head.linear
     tensors: dict[str, NDArray[np.generic]] = {
-        "idf": linear.idf.astype(np.float16),
-        "text": linear.text.astype(np.float16),
         "mean": linear.mean,
         "spread": linear.spread,
         "structure": linear.structure,
@@ -426,6 +433,10 @@ def tensors_of(number: int, head: Head) -> dict[str, NDArray[np.generic]]:
         "cold": linear.cold,
         "rate": head.rate,
     }
+    for row, (idf, text) in enumerate(zip(linear.idf, linear.text, strict=True)):
+        bucket = np.flatnonzero(idf)
+        tensors[f"bucket{row}"] = bucket.astype(np.int32)
+        tensors[f"idf{row}"], tensors[f"text{row}"] = idf[bucket].astype(np.float16), text[bucket].astype(np.float16)
     for stage, forest in head.forests.items():
         for name in ("feature", "threshold", "left", "right", "value"):
             tensors[f"forest{stage}.{name}"] = getattr(forest, name)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -11,6 +12,7 @@ BUCKET_BITS: Final = 17  # 131,072 buckets a family: 512 KiB of float32 weights,
 N_BUCKETS: Final = 1 << BUCKET_BITS
 END_CHARS: Final = 2048  # read of either end: about 1,000 tokens in all, so that a long prompt takes 2 ms, not 5
 LETTER_SIZES: Final = (3, 5)  # from, to
+KEPT_TEXTS: Final = 64  # whose counts are remembered: router and every look of the gate read the same prompt and draft
 FEW: Final = 8192  # hashes; up to here sorting them is faster than counting into all buckets
 
 _BASE: Final = 0x100000001B3  # FNV's prime: odd, so it has an inverse modulo 2**64
@@ -82,11 +84,13 @@ def _count(families: Iterable[Buckets]) -> tuple[Buckets, NDArray[np.float32]]:
     return buckets, (1 + np.log(times)).astype(np.float32)
 
 
+@lru_cache(maxsize=KEPT_TEXTS)
 def word_counts(text: str) -> tuple[Buckets, NDArray[np.float32]]:
     """Ascending buckets (k,) of the text's words and word pairs, and 1 + ln(count) of each, shape (k,)."""
     return _count(_words(_bytes(text)))
 
 
+@lru_cache(maxsize=KEPT_TEXTS)
 def letter_counts(text: str) -> tuple[Buckets, NDArray[np.float32]]:
     """The same of letter groups: robust against spelling, names and formulas."""
     return _count(_letters(_bytes(text)))

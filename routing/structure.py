@@ -7,12 +7,14 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from routing.arithmetic import equations
+from routing.ngrams import KEPT_TEXTS
 from routing.text import edges
 
 Floats = NDArray[np.float64]
@@ -58,6 +60,7 @@ PROMPT_FEATURES: Final = (
 )
 
 
+@lru_cache(maxsize=KEPT_TEXTS)
 def prompt_structure(prompt: str) -> Floats:
     """The PROMPT_FEATURES of a prompt, shape (len(PROMPT_FEATURES),); reads its first and last 4,096 characters."""
     text = edges(prompt)
@@ -121,6 +124,7 @@ DRAFT_FEATURES: Final = (
 )
 
 
+@lru_cache(maxsize=KEPT_TEXTS)
 def draft_structure(prompt: str, draft: str, answer: str | None) -> Floats:
     """The DRAFT_FEATURES of tier 1's text, shape (len(DRAFT_FEATURES),). answer: the extracted one, None when none."""
     text = edges(draft)
