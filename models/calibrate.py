@@ -131,11 +131,9 @@ def calibrate(panel: Panel, pairs: Sequence[Pair], promise: Promise) -> Manifest
     kept, shown = [pairs[i] for i in chosen], [evidence[i] for i in chosen]
     sets = []
     for looks in sequences(manifest, promise.signal_price):
-        able = [i for i, e in enumerate(shown) if all(fits(panel, look.reads, e) for look in looks)]
+        able = [i for i, e in enumerate(shown) if fits(panel, looks[0].reads, e)]
         highest = highest_threshold(
-            np.array([[panel.score(shown[i], look.reads).p_tier1_ok for look in looks] for i in able]).reshape(
-                -1, len(looks)
-            ),
+            np.array([looked(panel, looks, shown[i]) for i in able]).reshape(-1, len(looks)),
             [look.price_ratio for look in looks],
         )
         bad = np.array([float(not kept[i].tier1_ok) for i in able])
@@ -175,6 +173,16 @@ def fits(panel: Panel, reads: Reads, evidence: Evidence) -> bool:
     return reads.known(evidence) and any(top.reads == reads for top in tops)
 
 
+def looked(panel: Panel, looks: Sequence[Look], evidence: Evidence) -> list[float]:
+    """What each look says; 0 from the first on whose signal was not to be had, where serving rejects."""
+    ps: list[float] = []
+    for look in looks:
+        if not fits(panel, look.reads, evidence):
+            break
+        ps.append(panel.score(evidence, look.reads).p_tier1_ok)
+    return ps + [0.0] * (len(looks) - len(ps))
+
+
 def refitted(
     panel: Panel, reads: Reads, pairs: Sequence[Pair], evidence: Sequence[Evidence], fitting: NDArray[np.bool_]
 ) -> Manifest:
@@ -206,12 +214,7 @@ def with_joint(manifest: Manifest, router: Panel, gate: Panel, pairs: Sequence[P
     for target in gate.quality_targets:
         longest = gate.sequences(target)[-1]
         prices = [look.price_ratio for look in longest.looks]
-        looks = np.array(
-            [
-                [gate.score(evidence_of(pair, HeadKind.GATE), look.reads).p_tier1_ok for look in longest.looks]
-                for pair in pairs
-            ]
-        )
+        looks = np.array([looked(gate, longest.looks, evidence_of(pair, HeadKind.GATE)) for pair in pairs])
         by_category = {}
         for category, promised in longest.by_category.items():
             if promised.threshold is None:

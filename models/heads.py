@@ -51,6 +51,7 @@ WORTH_A_FOREST = 0.003  # APGR; half the standard error of a five-fold mean on 8
 MIN_PAIRS = 20  # fewer cannot fill five folds; the rule of thumb for a useful head is hundreds
 MIN_DOCUMENTS = 2  # a word seen in one prompt only says which prompt it was
 RIDGE_STRENGTH = 30.0  # 20 to 40 measured alike on four sets; see benchmarks/LOG.md
+MOST = 0.8  # of the pairs must have what a stage reads; the stage is fitted on those
 RATE_PRIOR_LABELS = 20.0  # labels of a category that weigh as much as the mean over all
 
 
@@ -265,18 +266,24 @@ def forest_weight(linear_scores: Floats, from_forest: Floats, pairs: Sequence[Pa
     return next(weight for weight in FOREST_WEIGHTS if reached[weight] >= max(reached.values()) - WORTH_A_FOREST)
 
 
+def known_by_most(reads: Reads, evidence: Sequence[Evidence]) -> bool:
+    """Whether enough pairs have a signal: a few calls of a stack that is busy come too late."""
+    return float(np.mean([reads.known(e) for e in evidence])) >= MOST
+
+
 def stages(kind: HeadKind, evidence: Sequence[Evidence], *, counted: bool) -> tuple[Reads, ...]:
-    """Which second stages the pairs can train, poorest first; each reads what every pair has.
+    """Which second stages the pairs can train, poorest first; each reads what four of five pairs have.
 
     Router: without and with the router model. Gate: text; logprobs; one further answer and all of them; the verdict,
     last because it was worth least beside the others (benchmarks/LOG.md). counted: of the further answers only counts
     are known, so no single one can be picked.
     """
+    gate = kind is HeadKind.GATE
     has = Reads(
-        router=kind is HeadKind.ROUTER and all(e.p_router is not None for e in evidence),
-        logprobs=kind is HeadKind.GATE and all(Reads(logprobs=True).known(e) for e in evidence),
-        n_answers=min(len(e.other_answers) for e in evidence) if kind is HeadKind.GATE else 0,
-        verdict=kind is HeadKind.GATE and all(e.p_judge_ok is not None for e in evidence),
+        router=not gate and known_by_most(Reads(router=True), evidence),
+        logprobs=gate and known_by_most(Reads(logprobs=True), evidence),
+        n_answers=int(np.quantile([len(e.other_answers) for e in evidence], 1 - MOST, method="lower")) if gate else 0,
+        verdict=gate and known_by_most(Reads(verdict=True), evidence),
     )
     found = [Reads(), Reads(router=has.router, logprobs=has.logprobs)]
     found += [
@@ -302,25 +309,32 @@ def fit_head(kind: HeadKind, name: str, pairs: Sequence[Pair], shape: ForestShap
     names = [pair.category for pair in pairs]
     ok = np.array([float(pair.tier1_ok) for pair in pairs])
     good = np.array([float(not pair.bad_draft) for pair in pairs])
-    forests, tops, out_of_fold = {}, [], {}
+    forests: dict[int, Forest] = {}
+    tops: list[TopCard] = []
+    out_of_fold: dict[int, Floats] = {}
     for stage, reads in enumerate(stages(kind, rows.evidence, counted=any(p.agreement for p in pairs))):
-        signals = [signals_row(e, reads) for e in rows.evidence]
+        able = np.array([i for i, e in enumerate(rows.evidence) if reads.known(e)])
         dense = np.array(
-            [dense_row(*parts) for parts in zip(linear_scores, rates, rows.structure, signals, strict=True)]
+            [
+                dense_row(linear_scores[i], rates[i], rows.structure[i], signals_row(rows.evidence[i], reads))
+                for i in able
+            ]
         )
-        forests[stage], from_forest = grow_forest(dense, rows.labels, rows.fold, shape, seed)
-        weight = forest_weight(linear_scores, from_forest, pairs)
-        scores = weight * from_forest + (1 - weight) * linear_scores
-        out_of_fold[stage] = scores
+        forests[stage], from_forest = grow_forest(dense, rows.labels[able], rows.fold[able], shape, seed)
+        weight = forest_weight(linear_scores[able], from_forest, [pairs[i] for i in able])
+        scores = weight * from_forest + (1 - weight) * linear_scores[able]
+        # A pair without the signal keeps what the stage before says of it.
+        out_of_fold[stage] = out_of_fold[stage - 1].copy() if stage else linear_scores.copy()
+        out_of_fold[stage][able] = scores
         tops.append(
             TopCard(
                 reads=reads,
                 forest_weight=weight,
-                tier1_ok=fit_calibration(log_odds(1 - scores[:, 0]), ok, names),
-                draft_good=fit_calibration(log_odds(1 - scores[:, 1]), good, names),
+                tier1_ok=fit_calibration(log_odds(1 - scores[:, 0]), ok[able], [names[i] for i in able]),
+                draft_good=fit_calibration(log_odds(1 - scores[:, 1]), good[able], [names[i] for i in able]),
             )
         )
-        log.info("%s: second stage %d (%s) fitted on %d pairs", name, stage, reads, len(pairs))
+        log.info("%s: second stage %d (%s) fitted on %d pairs", name, stage, reads, len(able))
     card = HeadCard(
         name=name,
         categories=rows.categories,

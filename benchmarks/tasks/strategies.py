@@ -123,6 +123,9 @@ def gated(asked: Sequence[Asked], gate: Panel, target: float) -> tuple[NDArray[n
         threshold = None if promised is None else promised.threshold
         ps, cost = [], 0.0
         for number, look in enumerate(walk.looks):
+            if not look.reads.known(evidence):
+                ruling = Ruling.REJECT  # asked for in vain; what it cost is in the attempts that were
+                break
             if number:
                 signal = signal_of(walk.looks[number - 1].reads, look.reads)
                 assert signal is not None

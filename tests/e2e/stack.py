@@ -78,6 +78,8 @@ def write_profile(folder: Path, changes: dict[str, dict[str, Any]]) -> tuple[Pat
     tree["standin"]["port"] = standin
     tree["frontier"]["providers"][0]["base_url"] = f"http://127.0.0.1:{standin}/v1"
     tree["ledger"]["url"] = f"sqlite:///{folder}/ledger.sqlite3"
+    # Which draft a trained head takes is no matter of the paths tested here; who wants heads names them in `changes`.
+    tree["policy"], tree["gate"] = {"default_threshold": 0.28}, {}
     for section, values in changes.items():
         tree[section] = {**tree[section], **values}
     path = folder / "profile.yaml"
