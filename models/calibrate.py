@@ -23,6 +23,10 @@ from routing.labels import Pair, fold_of, question_key
 from routing.quality import frontier_ratio_for, quality_curve
 from routing.sequence import highest_threshold, looks_taken
 
+# train-router leaves the lowest folds of its seed to the calibration: parted by the same seed again, all of them would
+# fit probabilities and none would choose thresholds.
+OWN_SEED = 1_000_003
+
 
 class NothingToCalibrate(ModelsError):
     """No label is left that the artefact was not trained on."""
@@ -118,7 +122,8 @@ def calibrate(panel: Panel, pairs: Sequence[Pair], promise: Promise) -> Manifest
     """The manifest with probabilities fitted on one part of the questions and thresholds chosen on the other."""
     kind = panel.manifest.kind
     evidence = [evidence_of(pair, kind) for pair in pairs]
-    fitting = np.array([fold_of(pair.prompt, 1000, promise.seed) < 1000 * promise.fit_ratio for pair in pairs])
+    part_seed = promise.seed + OWN_SEED
+    fitting = np.array([fold_of(pair.prompt, 1000, part_seed) < 1000 * promise.fit_ratio for pair in pairs])
     manifest = panel.manifest
     for reads in all_reads(manifest) if promise.fit_ratio > 0 else ():
         manifest = refitted(replace(panel, manifest=manifest), reads, pairs, evidence, fitting)

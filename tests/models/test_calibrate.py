@@ -40,6 +40,18 @@ def test_labels_that_were_trained_on_are_refused(folder: Path, capsys: pytest.Ca
     assert "trained on" in capsys.readouterr().err
 
 
+def test_what_training_held_back_both_fits_and_chooses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the same seed in both commands, the held-back questions still part in two."""
+    pairs, artefact = save(tmp_path / "pairs.jsonl", graded(500)), str(tmp_path / "artefact")
+    assert main(["train-router", "--pairs", pairs, "--out", artefact, "--holdout-ratio", "0.4"]) == 0
+    capsys.readouterr()
+    assert main(["calibrate", "--artefact", artefact, "--pairs", pairs]) == 0
+    report = json.loads(capsys.readouterr().out)
+    (chosen,) = report["thresholds"]
+    n_choosing = sum(threshold["n_labels"] for threshold in chosen["by_category"].values())
+    assert 0.3 * report["n_pairs"] < n_choosing < 0.7 * report["n_pairs"]
+
+
 def test_thresholds_are_written_for_the_walk_up_to_each_signal(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
