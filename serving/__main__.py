@@ -86,6 +86,9 @@ def parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=run_build)
 
+    command = commands.add_parser("grafana", help="the Grafana dashboard of every metric, as JSON")
+    command.set_defaults(run=run_grafana)
+
     command = commands.add_parser("ask", help="ask a running stack one question; print the answer and its path")
     command.add_argument("question", help="the user message")
     command.add_argument("--model", default="auto", help="auto, auto:cheap, auto:quality, tier1 or frontier")
@@ -216,6 +219,14 @@ def run_build(args: argparse.Namespace) -> int:
         raise ConfigInvalid(f"cannot write {error.filename}: {error.strerror}") from error
     if archive:
         print(f"code: {archive} -> {uri}", file=sys.stderr)
+    return 0
+
+
+def run_grafana(args: argparse.Namespace) -> int:
+    """Print it; deploy/grafana/tierwise.json is a copy."""
+    from serving.grafana import dashboard_json
+
+    print(dashboard_json(), end="")
     return 0
 
 

@@ -117,6 +117,8 @@ class Ingress:
             None if router is None or config.router is None else RayRouter(router, config.router),
             tokenizer,
         )
+        if config.gateway.replicas > 1:
+            self._stack.replica_id = serve.get_replica_context().replica_id.unique_id
         if own.board is not None:
             self._stack.telemetry.watch(own.board)
 

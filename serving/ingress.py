@@ -117,6 +117,7 @@ class Stack:
     feedback: FeedbackDesk
     budgets: Budgets
     close: Callable[[], Awaitable[None]]
+    replica_id: str | None = None  # where several ingress processes share one address
     probes: dict[str, tuple[float, str | None]] = field(default_factory=dict)
     probe_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -197,7 +198,7 @@ def build_app(stack: Stack) -> FastAPI:
         if not stack.keys.authenticate(request.headers.get("authorization")).admin:
             raise Forbidden("metrics need an admin key")
         await show_load(stack)
-        return Response(stack.telemetry.render(), media_type="text/plain; version=0.0.4")
+        return Response(stack.telemetry.render(stack.replica_id), media_type="text/plain; version=0.0.4")
 
     return app
 

@@ -3,6 +3,7 @@
 Labels are tiers, kinds, outcomes and reasons, never tenants, models or texts: the number of series has a fixed bound.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import asdict
 from functools import partial
@@ -19,6 +20,7 @@ from serving.ledger.writer import Ledger
 from serving.replica_board import ReplicaBoard
 from serving.tiers import EngineStats
 
+SERIES = re.compile(rb"^(tierwise_\w+)(\{.*\})? ", re.MULTILINE)  # no label value of ours holds a brace and a space
 LATENCY_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
@@ -142,9 +144,16 @@ class Telemetry:
         """Requests being answered by this process."""
         return int(self.registry.get_sample_value("tierwise_in_flight_requests") or 0)
 
-    def render(self) -> bytes:
-        """The text exposition."""
-        return generate_latest(self.registry)
+    def render(self, replica: str | None = None) -> bytes:
+        """The text exposition; replica: a label for every series, where several processes share one address."""
+        text = generate_latest(self.registry)
+        return text if replica is None else with_replica(text, replica)
+
+
+def with_replica(text: bytes, replica: str) -> bytes:
+    """The exposition with one more label; without it the counters of several processes would overwrite each other."""
+    label = b'replica="' + replica.encode() + b'"'
+    return SERIES.sub(lambda m: m[1] + b"{" + label + (b"," + m[2][1:] if m[2] else b"}") + b" ", text)
 
 
 class LedgerCollector(Collector):

@@ -214,3 +214,13 @@ def test_every_outcome_and_model_a_client_can_choose_has_a_bounded_label(telemet
     (requests,) = [f for f in families(telemetry) if f.name == "tierwise_requests"]
     totals = [s for s in requests.samples if s.name.endswith("_total")]
     assert len(totals) == len(RequestedModel) * len(RequestOutcome)
+
+
+def test_series_of_several_processes_are_told_apart(telemetry: Telemetry) -> None:
+    telemetry.observe(ACCEPTED)
+    lines = telemetry.render("r1").decode().splitlines()
+    series = [line for line in lines if not line.startswith("#")]
+    assert series
+    assert all('{replica="r1"' in line for line in series)
+    plain = [line for line in telemetry.render().decode().splitlines() if not line.startswith("#")]
+    assert [re.sub(r'\{replica="r1",?', "{", line).replace("{}", "") for line in series] == plain
