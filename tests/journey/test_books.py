@@ -236,6 +236,7 @@ async def play(app: Any, plan: Plan) -> None:
         assert (await call_app(app, plan, headers, stays))[0] == 200
 
 
+@pytest.mark.timeout(900)  # 40 s on two cores of its own, minutes beside others
 async def test_ledger_equals_the_upstreams_own_books(tmp_path: Path) -> None:
     """Faults 34, 37, 44, 45, 48 and 49 at once, among requests that went well."""
     planned = plans(REQUESTS)
