@@ -86,7 +86,7 @@ def run_live(args: argparse.Namespace) -> int:
                 if name == "kv_aware" and args.sequential:
                     document["expected"] = asyncio.run(expected_against_found(target, args.sequential))
         if peers := [name for name in chosen if name in PEERS]:
-            with bare_engines(model, args.cache_tokens, replicas) as urls:
+            with noted(document, "bare engines"), bare_engines(model, args.cache_tokens, replicas) as urls:
                 for name in peers:
                     with noted(document, name), peer(name, args.peers, urls, str(model)) as target:
                         document["rows"] += measure(name, target, loads)
