@@ -111,7 +111,7 @@ class LoadExchange(LoadNews):
 
     @property
     def others(self) -> int:
-        """Ingress processes heard of lately."""
+        """See LoadNews."""
         return len(self._heard)
 
     def booked(self, request_id: str, replica_id: str, input_tokens: int, uncached_tokens: int) -> None:

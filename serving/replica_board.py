@@ -107,6 +107,11 @@ class LoadNews:
 
     alone = True
 
+    @property
+    def others(self) -> int:
+        """Ingress processes heard of lately."""
+        return 0
+
     async def run(self) -> None:
         """Listen to the others until cancelled."""
 

@@ -198,3 +198,5 @@ class ReplicaCollector(Collector):
         yield GaugeMetricFamily("tierwise_kv_index_blocks", "Distinct KV blocks known", value=len(self._board.index))
         yield GaugeMetricFamily("tierwise_kv_index_bytes", "Bytes of their index", value=self._board.index.nbytes)
         yield GaugeMetricFamily("tierwise_replica_open_requests", "Requests booked", value=self._board.open_requests)
+        others = self._board.news.others
+        yield GaugeMetricFamily("tierwise_gateways_heard", "Other gateway processes that share load", value=others)

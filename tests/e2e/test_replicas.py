@@ -1,9 +1,11 @@
 """Three replicas on real engines: what is expected to be cached is what the engine finds, come what may."""
 
 import asyncio
+import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -319,3 +321,44 @@ async def test_lost_events_and_an_engine_restarted_in_place_leave_no_ghost(weigh
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+# Several gateways
+
+
+async def test_gateway_processes_hear_of_each_others_bookings(models: Path, tmp_path: Path) -> None:
+    """A stack of its own around engines that answer at once: what is shared here is the load, not a cache."""
+    port = free_port()
+    overrides = {
+        "GATEWAY__PORT": port,
+        "GATEWAY__REPLICAS": 2,
+        "GATEWAY__SECRET_FILE": str(tmp_path / "secret"),
+        "LEDGER__URL": f"sqlite:///{tmp_path}/ledger.sqlite3",
+        "TIER1__REPLICAS": 3,
+        "ROUTER": None,
+    }
+    child = subprocess.Popen(  # noqa: ASYNC220 - starts in milliseconds
+        [sys.executable, "-m", "serving", "serve", "deploy/profiles/noop.yaml"],
+        cwd=ROOT,
+        env=os.environ | {f"STACK_{name}": json.dumps(value) for name, value in overrides.items()},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    ask = body(words(1, 50)) | {"model": "tier1"}
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            heard: set[str] = set()
+            give_up = time.perf_counter() + 180
+            while heard != {"1.0"}:  # either process answers; both have to have heard of the other
+                assert child.poll() is None, "the stack ended"
+                assert time.perf_counter() < give_up, f"gateways hear {heard}"
+                await asyncio.sleep(0.5)
+                with contextlib.suppress(httpx.HTTPError):
+                    answers = [await client.post("/v1/chat/completions", json=ask) for _ in range(8)]
+                    pages = [(await client.get("/metrics")).text for _ in range(8)]
+                    if all(answer.status_code == 200 for answer in answers):
+                        heard = {n for page in pages for n in re.findall(r"^tierwise_gateways_heard (.+)$", page, re.M)}
+    finally:
+        child.send_signal(signal.SIGINT)
+        child.wait(120)
