@@ -6,7 +6,6 @@ came, followers (kv_events.py) what each cache holds. One per process and deploy
 """
 
 import asyncio
-import logging
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +15,12 @@ from typing import Any, NamedTuple
 import xxhash
 from pydantic import Field
 
-from routing.kv_blocks import BlockIndex, ExactBlocks, MirrorBlocks, block_keys, root_key
+from routing.kv_blocks import BlockIndex, block_keys, root_key
 from routing.replica_load import Arrivals, PrefillRate, ReplicaLoad, UnseenWork
 from routing.replicas import NoReplicaAvailable, Prompt, ReplicaConfig, ReplicaState, rank_replicas
 from routing.schema import Record, ReplicaChoice, ReplicaMode
-from serving.kv_events import EventCounts, KvFollower, KvSource
-
-log = logging.getLogger(__name__)
+from serving.kv_events import EventCounts
+from serving.replica_seat import Seat
 
 
 class ReplicaRoutingConfig(Record):
@@ -50,32 +48,6 @@ class RoutedPrompt(NamedTuple):
     prompt_token_ids: Sequence[int]
     cache_salt: str
     session_id: str | None
-
-
-@dataclass(slots=True)
-class Seat:
-    """One replica on the board.
-
-    blocks: what its engine reports, or a model of it; None: nothing is known of it. host: a model of the KV blocks that
-    it keeps in host memory besides, when it does; engines do not report those with the tenant's salt.
-    """
-
-    replica_id: str
-    load: ReplicaLoad
-    block_size_tokens: int | None = None
-    capacity_blocks: int = 0
-    source: KvSource | None = None
-    blocks: ExactBlocks | MirrorBlocks | None = None
-    host: MirrorBlocks | None = None
-    follower: KvFollower | None = None
-    task: asyncio.Task[None] | None = None
-
-    @property
-    def mode(self) -> ReplicaMode:
-        """How much is known."""
-        if self.blocks is None:
-            return ReplicaMode.FALLBACK
-        return ReplicaMode.EXACT if isinstance(self.blocks, ExactBlocks) else ReplicaMode.MIRROR
 
 
 @dataclass(slots=True)
@@ -149,8 +121,7 @@ class ReplicaBoard:
     def set_replicas(self, metadata: Mapping[str, Mapping[str, Any]]) -> None:
         """The replicas there are, with what each recorded of itself when it became ready; call it in the event loop.
 
-        metadata: per replica id `block_size_tokens`, `kv_blocks`, `host_blocks` and `kv_events` (list of sources); each
-        may be absent.
+        metadata: per replica id the `facts` of a Seat.
         """
         self._loop = asyncio.get_running_loop()
         if self._exchange is None:
@@ -159,28 +130,23 @@ class ReplicaBoard:
             self.remove_replica(gone)
         for replica_id, facts in metadata.items():
             if replica_id not in self.seats:
-                self.seats[replica_id] = seat = Seat(
-                    replica_id, ReplicaLoad(self.config.cost.prefill_tokens_per_s), facts.get("block_size_tokens")
+                self.seats[replica_id] = Seat(
+                    replica_id,
+                    facts,
+                    ReplicaLoad(self.config.cost.prefill_tokens_per_s),
+                    self.index,
+                    self.host_index,
+                    self.counts.events,
+                    follow=self.config.kv_events,
+                    unreachable_after_s=self.config.unreachable_after_s,
                 )
-                seat.capacity_blocks = facts.get("kv_blocks") or 0
-                sources: Sequence[Mapping[str, str]] = facts.get("kv_events") or ()
-                # With several engines in a replica, nobody says which one answers a request.
-                if self.config.kv_events and len(sources) == 1:
-                    seat.source = KvSource(**sources[0])
-                if facts.get("host_blocks"):
-                    seat.host = MirrorBlocks(self.host_index, replica_id, facts["host_blocks"])
-                self._furnish(seat)
 
     def remove_replica(self, replica_id: str) -> None:
         """A replica is gone, and with it all it held and had to do; unknown ids are fine."""
         seat = self.seats.pop(replica_id, None)
         if seat is None:
             return
-        if seat.task is not None:
-            seat.task.cancel()
-        for blocks in (seat.blocks, seat.host):
-            if blocks is not None:
-                blocks.close()
+        seat.close()
         for entry in self._open.values():
             if entry.booked == replica_id:
                 entry.booked = None
@@ -233,12 +199,13 @@ class ReplicaBoard:
         if entry.booked != replica_id:
             self._book(entry, replica_id)
             if entry.choice is not None and entry.choice.mode is not ReplicaMode.FALLBACK:
-                cached = len(entry.prompt.prompt_token_ids) - entry.uncached_tokens.get(replica_id, 0)
-                choice = {"mode": seat.mode, "expected_cached_tokens": cached}
+                tokens = len(entry.prompt.prompt_token_ids)
+                cached_tokens = tokens - entry.uncached_tokens.get(replica_id, tokens)
+                choice = {"mode": seat.mode, "expected_cached_tokens": cached_tokens}
                 entry.choice = entry.choice.model_copy(update=choice)
         if entry.prompt.session_id is not None:
             self._remember(entry.prompt.cache_salt, entry.prompt.session_id, replica_id)
-        if (isinstance(seat.blocks, MirrorBlocks) or seat.host is not None) and not entry.mirrored:
+        if seat.is_modelled and not entry.mirrored:
             entry.mirrored = True
             # A millisecond per thousand blocks that the request need not wait for.
             asyncio.get_running_loop().call_soon(self._mirror, seat, self._keys(entry, seat))
@@ -297,7 +264,7 @@ class ReplicaBoard:
     def mirrored_elsewhere(self, replica_id: str, keys: Sequence[int]) -> None:
         """Likewise: a replica whose cache or host memory is modelled was sent these blocks."""
         if (seat := self.seats.get(replica_id)) is not None:
-            self._used(seat, keys)
+            seat.used(keys)
 
     @property
     def open_requests(self) -> int:
@@ -317,7 +284,7 @@ class ReplicaBoard:
 
     def _states(self, entry: Open, seats: Sequence[Seat], now: float) -> list[ReplicaState]:
         for seat in seats:
-            self._refurnish(seat, now)
+            seat.look(now)
         in_gpu: dict[int, dict[str, int]] = {}
         in_host: dict[int, dict[str, int]] = {}
         states = []
@@ -333,8 +300,6 @@ class ReplicaBoard:
                     if size not in in_host:
                         in_host[size] = self.host_index.match(self._keys(entry, seat)[:usable])
                     host_blocks = max(0, in_host[size][seat.replica_id] - cached_blocks)
-            exact, follower = isinstance(seat.blocks, ExactBlocks), seat.follower
-            broken = exact and follower is not None and follower.lost_at is not None
             states.append(
                 seat.load.state(
                     seat.replica_id,
@@ -342,7 +307,7 @@ class ReplicaBoard:
                     cached_tokens=cached_blocks * (seat.block_size_tokens or 0),
                     resident_blocks=0 if seat.blocks is None else len(seat.blocks),
                     host_tokens=host_blocks * (seat.block_size_tokens or 0),
-                    healthy=not broken,
+                    healthy=seat.healthy,
                 )
             )
         return states
@@ -403,14 +368,8 @@ class ReplicaBoard:
 
     def _mirror(self, seat: Seat, keys: Sequence[int]) -> None:
         if self.seats.get(seat.replica_id) is seat:
-            self._used(seat, keys)
+            seat.used(keys)
             self.news.mirrored(seat.replica_id, keys)
-
-    def _used(self, seat: Seat, keys: Sequence[int]) -> None:
-        """What is modelled of a replica learns that it was sent these blocks."""
-        for blocks in (seat.blocks, seat.host):
-            if isinstance(blocks, MirrorBlocks):
-                blocks.used(keys)
 
     def _remember(self, salt: str, session_id: str, replica_id: str) -> None:
         key = (salt, session_id)
@@ -418,35 +377,6 @@ class ReplicaBoard:
         self._sessions.move_to_end(key)
         if len(self._sessions) > self.config.max_sessions:
             self._sessions.popitem(last=False)
-
-    def _furnish(self, seat: Seat, *, mirror: bool = False) -> None:
-        """Give a seat the best knowledge it can have: the engine's reports, a model of its cache, or none."""
-        if not seat.block_size_tokens or not seat.capacity_blocks:
-            return
-        if seat.source is None or mirror:
-            seat.blocks = MirrorBlocks(self.index, seat.replica_id, seat.capacity_blocks)
-            return
-        if seat.follower is None:
-            blocks = ExactBlocks(self.index, seat.replica_id, seat.capacity_blocks)
-            seat.follower = KvFollower(seat.source, seat.block_size_tokens, blocks, counts=self.counts.events)
-            seat.task = asyncio.create_task(seat.follower.run(), name=f"kv-events-{seat.replica_id}")
-            seat.task.add_done_callback(_log_failure)
-        else:
-            seat.follower.forget()  # what the model said is in the index, too
-        seat.blocks = seat.follower.blocks
-
-    def _refurnish(self, seat: Seat, now: float) -> None:
-        """Model a replica whose events stay away although it runs, and follow it again when they come back."""
-        follower = seat.follower
-        if follower is None or seat.task is None:
-            return
-        away_s = 0.0 if follower.lost_at is None else now - follower.lost_at
-        if isinstance(seat.blocks, ExactBlocks):
-            if seat.task.done() or away_s > self.config.unreachable_after_s:
-                seat.blocks.cleared()
-                self._furnish(seat, mirror=True)
-        elif follower.synced and not seat.task.done():
-            self._furnish(seat)
 
     def _in_loop(self, call: Callable[[str], None], request_id: str) -> None:
         """Ray may run its router in a loop of its own (RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP)."""
@@ -458,11 +388,6 @@ class ReplicaBoard:
             call(request_id)
         elif not self._loop.is_closed():
             self._loop.call_soon_threadsafe(call, request_id)
-
-
-def _log_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("following KV events failed; the replica's cache is modelled instead", exc_info=error)
 
 
 _boards: dict[tuple[str, str], ReplicaBoard] = {}

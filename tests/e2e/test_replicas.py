@@ -202,9 +202,9 @@ async def test_killed_replica_leaves_no_ghost_and_loses_no_request(
     asked = body(words(8, 300))
     frames = await collect(tier.draft(new_call(asked)))
     holder = frames[-1].replica_id or ""
-    source = board.seats[holder].source
-    assert source is not None
-    engine = process_at(source.endpoint)
+    follower = board.seats[holder].follower
+    assert follower is not None
+    engine = process_at(follower.source.endpoint)
     running = [asyncio.create_task(collect(tier.draft(new_call(asked | {"max_tokens": 40})))) for _ in range(4)]
     await until(lambda: board.open_requests == 4, 10)
     (engine if victim == "engine" else engine.parent()).send_signal(signal.SIGKILL)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from routing.kv_blocks import ExactBlocks, MirrorBlocks, block_keys, root_key
+from routing.kv_blocks import MAX_REPLICAS, ExactBlocks, MirrorBlocks, block_keys, root_key
 from routing.replica_load import PrefillRate
 from routing.schema import ReplicaMode
 from serving.kv_events import KvFollower, KvSource
@@ -179,6 +179,14 @@ async def test_replica_without_a_measured_speed_counts_as_fast_as_its_peers() ->
     assert all(rate < 20_000 for rate in rates)
 
 
+async def test_replica_beyond_those_an_index_can_tell_apart_is_still_used() -> None:
+    board = ReplicaBoard(ReplicaRoutingConfig())
+    many = [f"replica {n}" for n in range(MAX_REPLICAS + 1)]
+    board.set_replicas(dict.fromkeys(many, FACTS))
+    assert board.modes() == {ReplicaMode.MIRROR: MAX_REPLICAS, ReplicaMode.FALLBACK: 1}
+    assert set(board.rank(prompt("1"), many)) == set(many)
+
+
 # Host memory
 
 
@@ -208,8 +216,8 @@ def report(board: ReplicaBoard, replica_id: str) -> KvFollower:
     assert isinstance(seat.blocks, MirrorBlocks)
     seat.blocks.cleared()
     seat.blocks = ExactBlocks(board.index, replica_id, 100)
-    seat.source = KvSource("tcp://127.0.0.1:1", "tcp://127.0.0.1:2")
-    seat.follower = KvFollower(seat.source, SIZE, seat.blocks, synced=True)
+    source = KvSource("tcp://127.0.0.1:1", "tcp://127.0.0.1:2")
+    seat.follower = KvFollower(source, SIZE, seat.blocks, synced=True)
     seat.task = asyncio.create_task(asyncio.sleep(60))
     return seat.follower
 
