@@ -1,6 +1,6 @@
 """Make it happen: HTTP, Ray, vLLM, the frontier, the ledger. A request's path, one line per file:
 
-ingress.py         reads the request, refuses bad ones, hands a Call to
+ingress.py         the HTTP surface: admission.py refuses, intake.py reads, budgets.py reserves; then a Call goes to
 cascade.py         the tour: rules, score, draft, gate, frontier, ledger; draws on
   engine.py        tier 1 and the router: a Ray Serve deployment around vLLM (vllm_adapter.py)
   hold.py          holds the draft's frames back until the gate has ruled; signals.py buys what the gate still asks for

@@ -21,7 +21,7 @@ from serving.config import StackConfig, parse_config, with_overrides
 from serving.engine import RayRouter, RayTier1, engine_deployment
 from serving.frontier.client import FrontierClient
 from serving.idempotency import IdempotencyStore
-from serving.ingress import Stack, Tokenizer, build_app
+from serving.ingress import build_app
 from serving.keys import KeyRing, load_or_make_secret
 from serving.learned import read_learned
 from serving.learning.feedback import FeedbackDesk
@@ -31,6 +31,7 @@ from serving.ledger.writer import Ledger
 from serving.load_exchange import LoadExchange, asks, forwarder_deployment
 from serving.loopback import keep_replica_on_loopback
 from serving.releases import Releases, Running
+from serving.stack import Stack, Tokenizer
 from serving.telemetry import Telemetry
 from serving.tiers import DraftEngine, RouterModel, Tiers
 from serving.tokenizer import PromptTokenizer

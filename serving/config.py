@@ -28,11 +28,11 @@ from serving.frontier.config import FrontierConfig
 from serving.hardware import HardwareConfig
 from serving.hold import DraftConfig
 from serving.idempotency import IdempotencyConfig
-from serving.ingress import GatewayConfig
 from serving.learning.config import LearningConfig
 from serving.ledger.config import LedgerConfig
 from serving.release import ReleaseConfig
 from serving.releases import PromotionConfig
+from serving.stack import GatewayConfig
 from serving.standin import StandinConfig
 
 ENV_PREFIX = "STACK_"

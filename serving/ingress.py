@@ -4,128 +4,46 @@ Nothing is decided here. Bodies are read within a limit, errors are rendered in 
 whatever the request carries besides the allow-listed fields ends in this file.
 """
 
-import asyncio
-import contextlib
 import hashlib
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import Field
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from routing.cost import CostConfig
-from routing.features import request_features, steering_attempt
-from routing.schema import Api, Record, RequestedModel, RequestRecord, Tier
+from routing.schema import Api, RequestedModel, Tier
+from serving.admission import Admission
 from serving.budget_desk import add_budget_routes
-from serving.budgets import Budgets, within_budget
-from serving.cascade import Sections, answer
+from serving.budgets import within_budget
+from serving.cascade import answer
 from serving.dashboard import Live, add_dashboard_routes
 from serving.errors import (
-    BodyTooLarge,
-    ClientGone,
     Forbidden,
     InvalidRequest,
     LedgerUnavailable,
     NotFound,
-    QueueFull,
     StackError,
-    UnsupportedMedia,
 )
+from serving.health import probe_tiers, show_load
 from serving.idempotency import HEADER as IDEMPOTENCY_HEADER
-from serving.idempotency import IdempotencyStore, Replay, Token
-from serving.keys import KeyRing, Principal, tenant_salt
-from serving.learning.feedback import FeedbackBody, FeedbackDesk
-from serving.learning.sampler import Sampler
-from serving.ledger.writer import Ledger
+from serving.idempotency import Replay, Token
+from serving.intake import MAX_ID_CHARS, fits_header, header_id, make_call, read_body
+from serving.learning.feedback import FeedbackBody
 from serving.openai_schema import (
     ChatCompletionBody,
     CompletionBody,
-    WireLimits,
-    read_chat,
-    read_completion,
     request_body_openapi,
-    requested_model,
-    to_call_body,
 )
-from serving.release import ReleaseConfig, Released, retry_headers, send_json
-from serving.releases import Releases
-from serving.telemetry import Telemetry
-from serving.tiers import Call, DraftEngine, Frame, RouterModel, Tiers
+from serving.release import Released, retry_headers
+from serving.stack import Stack
+from serving.tiers import Call, Frame
 from serving.trace import METADATA_VERSION, RequestTrace
 
-ANSWERING_PATHS = {"/v1/chat/completions": Api.CHAT, "/v1/completions": Api.COMPLETIONS}
-MAX_ID_CHARS = 128
-LOAD_TIMEOUT_S = 1.0
-
-
-class GatewayConfig(Record):
-    """Where the stack listens and what it refuses at the door."""
-
-    host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
-    max_body_bytes: int = Field(10 * 2**20, ge=1024)
-    max_concurrent_requests: int = Field(256, ge=1, description="answered at once by one ingress process; then 429")
-    request_deadline_s: float = Field(300, gt=0, description="nobody waits longer for one answer")
-    probe_ttl_s: float = Field(10, ge=0, description="how long a readiness probe's result is reused")
-    probe_timeout_s: float = Field(30, gt=0)
-    replicas: int = Field(1, ge=1, description="ingress processes")
-    drain_s: float = Field(20, gt=0, description="a gateway that is replaced may finish its requests for so long")
-    keys_file: Path | None = Field(None, description="hashed API keys; required when host is not loopback")
-    secret_file: Path = Field(Path(".cache/tierwise/secret"), description="where the tenants' salts are derived from")
-    wire: WireLimits = WireLimits()
-
-
-class Tokenizer(Protocol):
-    """What renders a prompt into tier 1's token ids (serving/tokenizer.py)."""
-
-    vocab_size: int
-
-    async def render(self, api: Api, body: Mapping[str, Any], max_tokens: int | None = None) -> list[int]:
-        """Ids of the whole prompt. Raises ContextLengthExceeded, InvalidRequest."""
-        ...
-
-    def count(self, text: str) -> int:
-        """Tokens of one text, for usage that nobody else reports."""
-        ...
-
-
-@dataclass
-class Stack:
-    """What one ingress process holds, built once (serving/app.py) and passed in."""
-
-    tiers: Tiers
-    tokenizer: Tokenizer
-    ledger: Ledger
-    keys: KeyRing
-    salt_secret: bytes
-    releases: Releases
-    release: ReleaseConfig
-    gateway: GatewayConfig
-    cost: CostConfig
-    telemetry: Telemetry
-    idempotency: IdempotencyStore
-    sampler: Sampler
-    feedback: FeedbackDesk
-    budgets: Budgets
-    close: Callable[[], Awaitable[None]]
-    replica_id: str | None = None  # where several ingress processes share one address
-    probes: dict[str, tuple[float, str | None]] = field(default_factory=dict)
-    probe_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    def settle(self, row: RequestRecord) -> None:
-        """Book and count one finished request."""
-        self.ledger.record(row)
-        self.budgets.settle(row)
-        self.telemetry.observe(row)
+ANSWERING_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 
 
 def build_app(stack: Stack) -> FastAPI:
@@ -140,7 +58,9 @@ def build_app(stack: Stack) -> FastAPI:
 
     app = FastAPI(title="Tierwise", version=METADATA_VERSION, redirect_slashes=False, docs_url=None, redoc_url=None)
     app.router.lifespan_context = lifespan
-    app.add_middleware(Admission, limit=stack.gateway.max_concurrent_requests, telemetry=stack.telemetry)
+    app.add_middleware(
+        Admission, paths=ANSWERING_PATHS, limit=stack.gateway.max_concurrent_requests, telemetry=stack.telemetry
+    )
     app.add_exception_handler(StackError, on_stack_error)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(Exception, on_bug)
@@ -241,47 +161,6 @@ async def complete(stack: Stack, request: Request, api: Api) -> Released:
     )
 
 
-async def make_call(
-    stack: Stack,
-    principal: Principal,
-    api: Api,
-    raw: bytes,
-    request: Request,
-    arrived: float,
-    request_id: str,
-    sections: Sections,
-) -> Call:
-    """The validated body, the one tokenization, the features and the server's own identifiers of one request."""
-    read = read_chat if api is Api.CHAT else read_completion
-    wire: ChatCompletionBody | CompletionBody = read(raw, stack.gateway.wire, stack.tokenizer.vocab_size)
-    model, body = requested_model(wire), to_call_body(wire)
-    longest = max(stack.tiers.tier1.max_context_tokens, stack.tiers.frontier.max_context_tokens)
-    ids = await stack.tokenizer.render(api, body, longest)
-    hint = {"metadata": wire.metadata} if isinstance(wire, ChatCompletionBody) else {}
-    if steering_attempt(last_text(body)):
-        stack.telemetry.steering.inc()
-    return Call(
-        request_id=request_id,
-        tenant=principal.tenant,
-        api=api,
-        model=model,
-        body=body,
-        features=request_features({**body, **hint}, api, len(ids), sections.policy),
-        prompt_token_ids=ids,
-        cache_salt=tenant_salt(stack.salt_secret, principal.tenant),
-        deadline=arrived + stack.gateway.request_deadline_s,
-        stream=bool(wire.stream),
-        include_usage=bool(wire.stream_options and wire.stream_options.include_usage),
-        session_id=header_id(request, "x-session-id"),
-    )
-
-
-def last_text(body: Mapping[str, Any]) -> str:
-    """The newest text of the client: the last message, or the prompt."""
-    text = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
-    return text if isinstance(text, str) else ""
-
-
 def claim_key(stack: Stack, request: Request, call: Call, raw: bytes) -> Replay | Token | None:
     """The right to run a request that carries an idempotency key, or its answer; None without a key."""
     key = request.headers.get(IDEMPOTENCY_HEADER)
@@ -307,38 +186,6 @@ async def replayed(replay: Replay) -> AsyncGenerator[Frame, None]:
     """The frames of an earlier answer; nobody is called and nothing is billed."""
     for frame in replay.frames:
         yield frame
-
-
-async def read_body(request: Request, limit_bytes: int) -> bytes:
-    """The whole body, given up on at the first byte past the limit. Raises BodyTooLarge, UnsupportedMedia."""
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnsupportedMedia("compressed bodies are not accepted; send the JSON uncompressed")
-    if not request.headers.get("content-type", "application/json").lower().startswith("application/json"):
-        raise UnsupportedMedia("send the request as content-type: application/json")
-    too_large = BodyTooLarge(f"the body is larger than {limit_bytes} bytes")
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit_bytes:
-        raise too_large
-    raw = bytearray()
-    try:
-        async for part in request.stream():
-            raw += part
-            if len(raw) > limit_bytes:
-                raise too_large
-    except ClientDisconnect as error:
-        raise ClientGone("the client left before its request was complete") from error
-    return bytes(raw)
-
-
-def header_id(request: Request, name: str) -> str | None:
-    """A client's identifier, if it is one we can safely echo: printable ASCII, at most 128 characters."""
-    value = request.headers.get(name)
-    return value if value and fits_header(value) else None
-
-
-def fits_header(value: str) -> bool:
-    """Whether a text that somebody else chose can be a header: printable ASCII, at most 128 characters."""
-    return len(value) <= MAX_ID_CHARS and value.isascii() and value.isprintable()
 
 
 def decision_headers(trace: RequestTrace) -> dict[str, str]:
@@ -376,71 +223,6 @@ def live(stack: Stack) -> Live:
         stack.telemetry.boards,
         stack.releases.registry,
     )
-
-
-async def show_load(stack: Stack) -> None:
-    """Put the engines' load into the metrics; an engine that does not answer at once keeps its last figures."""
-    engines: dict[Tier, DraftEngine | RouterModel | None] = {
-        Tier.TIER1: stack.tiers.tier1,
-        Tier.ROUTER: stack.tiers.router,
-    }
-    for tier, engine in engines.items():
-        if engine is not None:
-            with contextlib.suppress(StackError, TimeoutError):
-                async with asyncio.timeout(LOAD_TIMEOUT_S):
-                    stack.telemetry.load(tier, await engine.stats())
-
-
-async def probe_tiers(stack: Stack) -> dict[str, str | None]:
-    """Per tier None or the code of what is wrong; asked again at most every probe_ttl_s."""
-    probes = {"tier1": stack.tiers.tier1.probe, "frontier": stack.tiers.frontier.probe}
-    if stack.tiers.router is not None:
-        probes["router"] = stack.tiers.router.probe
-    async with stack.probe_lock:
-        return dict(zip(probes, await asyncio.gather(*(probe(stack, n, p) for n, p in probes.items())), strict=True))
-
-
-async def probe(stack: Stack, name: str, generate_token: Callable[[], Awaitable[None]]) -> str | None:
-    """None when the tier generated a token, else an error code."""
-    at, result = stack.probes.get(name, (None, None))
-    if at is not None and time.perf_counter() - at < stack.gateway.probe_ttl_s:
-        return result
-    try:
-        async with asyncio.timeout(stack.gateway.probe_timeout_s):
-            await generate_token()
-        result = None
-    except StackError as error:
-        result = error.code
-    except TimeoutError:
-        result = "timeout"
-    stack.probes[name] = (time.perf_counter(), result)
-    return result
-
-
-class Admission:
-    """ASGI middleware: at most `limit` answers in the making; further ones get 429 before their body is read."""
-
-    def __init__(self, app: ASGIApp, limit: int, telemetry: Telemetry) -> None:
-        self._app, self._limit, self._telemetry = app, limit, telemetry
-        self._in_flight = 0
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let one request through, or refuse it."""
-        if scope["type"] != "http" or scope["path"] not in ANSWERING_PATHS:
-            await self._app(scope, receive, send)
-            return
-        if self._in_flight >= self._limit:
-            self._telemetry.refused.inc()
-            error = QueueFull(f"{self._limit} requests are being answered already; retry shortly", retry_after_s=1)
-            await send_json(send, error.http_status, error.body(), retry_headers(error))
-            return
-        self._in_flight += 1
-        self._telemetry.in_flight.inc()
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            self._in_flight -= 1
-            self._telemetry.in_flight.dec()
 
 
 async def on_stack_error(_: Request, error: Exception) -> Response:
