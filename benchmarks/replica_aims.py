@@ -12,7 +12,7 @@ from tqdm import tqdm
 from benchmarks.replicas import Row, Setup, ceiling_hit_rate, simulate
 from benchmarks.trace import TraceRequest
 from routing.kv_blocks import BlockIndex, ExactBlocks, MirrorBlocks, block_keys, root_key
-from routing.replica_load import ReplicaLoad
+from routing.replica_load import PrefillRate, ReplicaLoad
 from routing.replicas import Prompt, ReplicaConfig, rank_replicas
 
 BLOCK_TOKENS = 16
@@ -160,7 +160,8 @@ def decision_aims(seed: int, replicas: int = 8, blocks: int = 62_500, rounds: in
     rng = random.Random(seed)
     index = BlockIndex()
     mirrors = _fill_mirror(index, replicas, blocks)
-    loads = [ReplicaLoad() for _ in mirrors]
+    rate = PrefillRate()
+    loads = [ReplicaLoad(rate) for _ in mirrors]
     config, root = ReplicaConfig(), root_key("tenant")
     samples = []
     for number in tqdm(range(rounds), desc="decisions", unit="decision"):

@@ -12,7 +12,7 @@ import xxhash
 
 from benchmarks.trace import TraceRequest
 from routing.kv_blocks import BlockIndex, MirrorBlocks
-from routing.replica_load import Arrivals, ReplicaLoad, UnseenWork
+from routing.replica_load import Arrivals, PrefillRate, ReplicaLoad, UnseenWork
 from routing.replicas import Prompt, ReplicaConfig, rank_replicas
 
 
@@ -40,7 +40,8 @@ class RouterView:
         self.host_mirrors = [
             MirrorBlocks(self.host_index, replica_id, host_blocks) for replica_id in self.replica_ids if host_blocks
         ]
-        self.loads = [ReplicaLoad() for _ in self.replica_ids]
+        rate = PrefillRate()
+        self.loads = [ReplicaLoad(rate) for _ in self.replica_ids]
         self.unseen = UnseenWork()
         self.arrivals = Arrivals()
         self.active_tokens = [0] * replicas

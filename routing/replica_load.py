@@ -16,8 +16,12 @@ from routing.replicas import ReplicaState
 LOAD_HALF_LIFE_S = 120.0
 # Prefill speed moves with the batch, not with the minute: about the last 200 requests count.
 RATE_HALF_LIFE_REQUESTS = 140
-# Until measured. Wrong by far on most hardware; one request later it weighs as much as that request.
+# A replica's own slowdown is believed after a few requests and forgotten after some dozens.
+SLOWDOWN_HALF_LIFE_REQUESTS = 35
+SLOWDOWN_PRIOR_REQUESTS = 4.0
+# Until measured: one imagined request of this speed and length. Wrong by far on most hardware, and soon outweighed.
 PRIOR_PREFILL_TOKENS_PER_S = 10_000.0
+PRIOR_S = 0.5
 MAX_UTILIZATION = 0.95
 MIN_EVIDENCE_S = 0.001
 UNSEEN_HALF_LIFE_DECISIONS = 35.0
@@ -56,21 +60,22 @@ class PrefillRate:
     the overhead from the rate, or when noise makes either negative.
     """
 
-    __slots__ = ("_n", "_x", "_xx", "_xy", "_y", "measured")
+    __slots__ = ("_n", "_prior_tokens", "_prior_weight", "_x", "_xx", "_xy", "_y", "measured")
 
     _keep = 0.5 ** (1 / RATE_HALF_LIFE_REQUESTS)
 
     def __init__(self, prior_tokens_per_s: float = PRIOR_PREFILL_TOKENS_PER_S) -> None:
         self.measured = False
-        # One imagined request of half a second.
-        self._n, self._x, self._y = 1.0, prior_tokens_per_s / 2, 0.5
-        self._xx, self._xy = self._x * self._x, self._x * self._y
+        self._n = self._x = self._y = self._xx = self._xy = 0.0
+        self._prior_tokens = prior_tokens_per_s * PRIOR_S  # one imagined request; each real one halves its weight
+        self._prior_weight = 1.0
 
     def observe(self, tokens: int, seconds: float) -> None:
         """One prefill of `tokens` uncached tokens took `seconds`; useless pairs (<= 0) are ignored."""
         if tokens <= 0 or seconds <= 0:
             return
         self.measured = True
+        self._prior_weight /= 2
         keep = self._keep
         self._n = self._n * keep + 1
         self._x = self._x * keep + tokens
@@ -80,18 +85,64 @@ class PrefillRate:
 
     def fit(self) -> tuple[float, float]:
         """(overhead in seconds >= 0, rate in tokens per second > 0)."""
-        spread = self._n * self._xx - self._x * self._x
-        if spread > 0.01 * self._x * self._x:
-            slope = (self._n * self._xy - self._x * self._y) / spread
-            overhead = (self._y - slope * self._x) / self._n
+        weight, tokens = self._prior_weight, self._prior_tokens
+        n, x, y = self._n + weight, self._x + weight * tokens, self._y + weight * PRIOR_S
+        xx, xy = self._xx + weight * tokens * tokens, self._xy + weight * tokens * PRIOR_S
+        spread = n * xx - x * x
+        if spread > 0.01 * x * x:
+            slope = (n * xy - x * y) / spread
+            overhead = (y - slope * x) / n
             if slope > 0 and overhead >= 0:
                 return overhead, 1 / slope
-        return 0.0, self._x / self._y
+        return 0.0, x / y
 
     @property
     def tokens_per_s(self) -> float:
         """The rate alone."""
         return self.fit()[1]
+
+    @property
+    def mean_s(self) -> float:
+        """Seconds of the mean request."""
+        return (self._y + self._prior_weight * PRIOR_S) / (self._n + self._prior_weight)
+
+
+class ReplicaSpeed:
+    """One replica's prefill speed: its tier's, divided by how much longer this replica takes for the same work.
+
+    The replicas of a tier are alike, so what a token and a request cost is learned from all of them. Measured alone, a
+    replica that is sent cached prompts looks slow, for what they take is overhead, and one that is sent new prompts
+    looks fast: the tier would spread every prefix for it.
+    """
+
+    __slots__ = ("_expected_s", "_took_s", "tier")
+
+    _keep = 0.5 ** (1 / SLOWDOWN_HALF_LIFE_REQUESTS)
+
+    def __init__(self, tier: PrefillRate) -> None:
+        self.tier = tier
+        self._took_s = self._expected_s = 0.0
+
+    def observe(self, tokens: int, seconds: float) -> None:
+        """As PrefillRate.observe, for the tier and for this replica's place in it."""
+        if tokens <= 0 or seconds <= 0:
+            return
+        if self.tier.measured:  # or there is nothing yet to be slower than
+            overhead_s, tokens_per_s = self.tier.fit()
+            self._took_s = self._took_s * self._keep + seconds
+            self._expected_s = self._expected_s * self._keep + overhead_s + tokens / tokens_per_s
+        self.tier.observe(tokens, seconds)
+
+    @property
+    def slowdown(self) -> float:
+        """Seconds taken ÷ seconds expected of any replica of the tier, > 0; 1 for a new one."""
+        prior_s = SLOWDOWN_PRIOR_REQUESTS * self.tier.mean_s
+        return (self._took_s + prior_s) / (self._expected_s + prior_s)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Uncached tokens per second, > 0."""
+        return self.tier.tokens_per_s / self.slowdown
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +158,9 @@ class ReplicaLoad:
     rate do not add up, and never runs ahead of a request that is still waiting by more than that request's own work.
     """
 
-    def __init__(self, prior_tokens_per_s: float = PRIOR_PREFILL_TOKENS_PER_S) -> None:
-        self.rate = PrefillRate(prior_tokens_per_s)
+    def __init__(self, tier: PrefillRate) -> None:
+        """tier: one for all replicas of a tier."""
+        self.speed = ReplicaSpeed(tier)
         self._waiting: dict[str, _Booking] = {}
         self._running: set[str] = set()
         self._waiting_tokens = 0
@@ -135,7 +187,7 @@ class ReplicaLoad:
             return 0.0
         if self._since is None:
             self._since = now
-        work_s = uncached_tokens / self.rate.tokens_per_s
+        work_s = uncached_tokens / self.speed.tokens_per_s
         self._waiting[request_id] = _Booking(uncached_tokens, now)
         self._waiting_tokens += uncached_tokens
         self._ready_at = max(self._ready_at, now) + work_s
@@ -152,9 +204,9 @@ class ReplicaLoad:
         self._waiting_tokens -= booking.uncached_tokens
         took_s = now - max(booking.booked_at, self._last_first_token_at)
         self._last_first_token_at = now
-        self.rate.observe(booking.uncached_tokens, took_s)
+        self.speed.observe(booking.uncached_tokens, took_s)
         self._busy_s.add(max(0.0, took_s), now)
-        self._ready_at = now + self._waiting_tokens / self.rate.tokens_per_s
+        self._ready_at = now + self._waiting_tokens / self.speed.tokens_per_s
 
     def release(self, request_id: str, now: float) -> None:
         """It completed, was cancelled, or died with its replica; unknown or repeated ids are fine."""
@@ -162,7 +214,7 @@ class ReplicaLoad:
         booking = self._waiting.pop(request_id, None)
         if booking is not None:
             self._waiting_tokens -= booking.uncached_tokens
-            self._ready_at = max(now, self._ready_at - booking.uncached_tokens / self.rate.tokens_per_s)
+            self._ready_at = max(now, self._ready_at - booking.uncached_tokens / self.speed.tokens_per_s)
 
     def wait_s(self, now: float) -> float:
         """Seconds until a prefill that is sent now would start."""
@@ -191,7 +243,7 @@ class ReplicaLoad:
         return ReplicaState(
             replica_id=replica_id,
             wait_s=self.wait_s(now),
-            prefill_tokens_per_s=self.rate.tokens_per_s if self.rate.measured else None,
+            prefill_tokens_per_s=self.speed.tokens_per_s if self.speed.tier.measured else None,
             cached_tokens=cached_tokens,
             host_tokens=host_tokens,
             host_load_tokens_per_s=host_load_tokens_per_s,

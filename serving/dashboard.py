@@ -185,7 +185,7 @@ def seats(board: ReplicaBoard) -> list[dict[str, Any]]:
             "mode": seat.mode,
             "waiting": seat.load.waiting,
             "outstanding": seat.load.outstanding,
-            "prefill_tokens_per_s": seat.load.rate.tokens_per_s,
+            "prefill_tokens_per_s": seat.load.speed.tokens_per_s,
         }
         for seat in board.seats.values()
     ]

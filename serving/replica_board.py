@@ -112,6 +112,7 @@ class ReplicaBoard:
         self.news = LoadNews() if news is None else news
         self.unseen = UnseenWork()
         self.arrivals = Arrivals()
+        self.tier_rate = PrefillRate(config.cost.prefill_tokens_per_s)
         self._open: dict[str, Open] = {}
         self._elsewhere: dict[str, str] = {}  # request of another process -> its replica
         self._sessions: OrderedDict[tuple[str, str], str] = OrderedDict()
@@ -133,7 +134,7 @@ class ReplicaBoard:
                 self.seats[replica_id] = Seat(
                     replica_id,
                     facts,
-                    ReplicaLoad(self.config.cost.prefill_tokens_per_s),
+                    ReplicaLoad(self.tier_rate),
                     self.index,
                     self.host_index,
                     self.counts.events,
@@ -350,16 +351,6 @@ class ReplicaBoard:
         if entry is not None and entry.booked is not None:
             self.seats[entry.booked].load.prefilled(request_id, time.perf_counter())
             self.news.prefilled(request_id, entry.booked)
-            self._lend_rate()
-
-    def _lend_rate(self) -> None:
-        """A replica that has not prefilled yet counts as fast as its peers, or its queue would look too short."""
-        rates = [seat.load.rate for seat in self.seats.values()]
-        measured = [rate.tokens_per_s for rate in rates if rate.measured]
-        if measured and len(measured) < len(rates):
-            for seat in self.seats.values():
-                if not seat.load.rate.measured:
-                    seat.load.rate = PrefillRate(sum(measured) / len(measured))
 
     def _release(self, request_id: str) -> None:
         entry = self._open.pop(request_id, None)

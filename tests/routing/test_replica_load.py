@@ -13,6 +13,7 @@ from routing.replica_load import (
     DecayingSum,
     PrefillRate,
     ReplicaLoad,
+    ReplicaSpeed,
     UnseenWork,
 )
 
@@ -61,8 +62,39 @@ def test_impossible_observations_are_ignored() -> None:
     assert not fit.measured
 
 
+def test_what_a_replica_is_sent_does_not_change_how_fast_it_looks() -> None:
+    """Each request costs .1 s and 1 s per 2,000 tokens; one replica gets cached prompts, the other new ones."""
+    tier = PrefillRate()
+    cached, new = ReplicaSpeed(tier), ReplicaSpeed(tier)
+    for _ in range(100):
+        cached.observe(40, 0.1 + 40 / 2000)
+        new.observe(1000, 0.1 + 1000 / 2000)
+    assert cached.tokens_per_s == pytest.approx(new.tokens_per_s, rel=0.05)
+    assert new.tokens_per_s == pytest.approx(2000, rel=0.05)
+
+
+def test_replica_that_takes_longer_for_the_same_work_is_slower() -> None:
+    tier = PrefillRate()
+    fast, slow = ReplicaSpeed(tier), ReplicaSpeed(tier)
+    for number in range(200):
+        tokens = 100 + number % 7 * 300
+        fast.observe(tokens, tokens / 4000)
+        slow.observe(tokens, tokens / 1000)
+    assert fast.tokens_per_s / slow.tokens_per_s == pytest.approx(4, rel=0.15)
+    for number in range(200):  # and is believed when it has recovered
+        slow.observe(100 + number % 7 * 300, (100 + number % 7 * 300) / 4000)
+        fast.observe(100 + number % 7 * 300, (100 + number % 7 * 300) / 4000)
+    assert fast.tokens_per_s / slow.tokens_per_s == pytest.approx(1, rel=0.15)
+
+
+def test_new_replica_is_as_fast_as_its_tier() -> None:
+    tier = PrefillRate()
+    ReplicaSpeed(tier).observe(500, 1.0)
+    assert ReplicaSpeed(tier).tokens_per_s == tier.tokens_per_s
+
+
 def loaded() -> ReplicaLoad:
-    return ReplicaLoad(prior_tokens_per_s=1000.0)
+    return ReplicaLoad(PrefillRate(1000.0))
 
 
 def test_wait_is_the_work_booked_and_runs_off_with_time() -> None:
@@ -90,7 +122,7 @@ def test_first_token_corrects_the_queue() -> None:
     load.book("a", 1000, 1000, now=0.0)
     load.book("b", 1000, 1000, now=0.0)
     load.prefilled("a", now=4.0)
-    assert load.wait_s(4.0) == pytest.approx(1000 / load.rate.tokens_per_s)
+    assert load.wait_s(4.0) == pytest.approx(1000 / load.speed.tokens_per_s)
     assert load.wait_s(4.0) > 2.0
 
 
@@ -123,7 +155,7 @@ def test_queue_never_goes_below_zero_and_ends_empty(steps: list[tuple[str, int, 
         assert load.wait_s(now) >= 0
         assert 0 <= load.utilization(now) <= 1
         assert 0 <= load.waiting <= load.outstanding <= 6
-        assert load.rate.tokens_per_s > 0
+        assert load.speed.tokens_per_s > 0
     for request in range(6):
         load.release(str(request), now)
     assert (load.outstanding, load.wait_s(now + 10.0)) == (0, 0.0)
@@ -147,7 +179,7 @@ def test_state_carries_what_was_measured_and_none_before() -> None:
     load.book("x", 1000, 1000, now=0.0)
     load.prefilled("x", now=0.5)
     state = load.state("a", 0.5, cached_tokens=16, resident_blocks=4, host_tokens=32)
-    assert state.prefill_tokens_per_s == pytest.approx(load.rate.tokens_per_s)
+    assert state.prefill_tokens_per_s == pytest.approx(load.speed.tokens_per_s)
     assert (state.recent_tokens, state.recent_requests) == (pytest.approx(1000, rel=0.01), pytest.approx(1, rel=0.01))
     assert (state.cached_tokens, state.host_tokens, state.resident_blocks) == (16, 32, 4)
 
