@@ -105,12 +105,12 @@ def journey_config(tmp_path: Path, upstream: ScriptedUpstream, **sections: Any) 
                     "max_context_tokens": 16384,
                 }
             ],
-            "ttft_timeout_s": 0.5,
-            "idle_timeout_s": 0.5,
+            "ttft_timeout_s": 1.0,
+            "idle_timeout_s": 1.0,
             "backoff_s": 0,
         },
-        "draft": {"first_token_timeout_s": 0.5, "idle_timeout_s": 0.5, "judge_timeout_s": 0.2},
-        "cascade": {"router_timeout_s": 0.2},
+        "draft": {"first_token_timeout_s": 1.0, "idle_timeout_s": 1.0, "judge_timeout_s": 0.5},
+        "cascade": {"router_timeout_s": 0.5},
         "cost": {
             "frontier": {"up/big": PRICE.model_dump()},
             "baseline": "up/big",
