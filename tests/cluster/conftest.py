@@ -1,0 +1,122 @@
+"""One cluster for the tests of this folder: a head, two nodes and a client, each a host of its own on one switch."""
+
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from serving.keys import new_key
+from serving.ledger.config import LedgerConfig
+from serving.ledger.reader import LedgerReader
+from tests.cluster.frontier import frontier
+from tests.cluster.hosts import Host, switched_hosts
+from tests.cluster.load import Load
+from tests.cluster.ray_cluster import ROOT, RayCluster, until
+from tests.serving.ledger.postgres import PostgresServer, binaries, postgres_server
+
+NODE_CPUS = 4
+SMALL = "qwen2.5-coder-0.5b-instruct"
+
+
+@dataclass
+class Site:
+    """Everything of the cluster that a test looks at."""
+
+    cluster: RayCluster
+    client: Host
+    profile: dict[str, Any]
+    key: str
+    ledger: LedgerConfig
+    folder: Path
+
+    def url(self, node: str) -> str:
+        """The gateway's address on a node."""
+        return f"http://{self.cluster.hosts[node].address}:8000"
+
+    def load(self, *nodes: str, clients: int, max_tokens: int = 20) -> Load:
+        """Clients on the client host that use the gateways of these nodes."""
+        return Load(self.client, [self.url(node) for node in nodes], self.key, clients, max_tokens)
+
+    def deploy(self, **sections: dict[str, Any]) -> None:
+        """Change the profile and deploy it, as an operator does."""
+        for section, values in sections.items():
+            self.profile[section] = {**self.profile[section], **values}
+        self.cluster.deploy(self.profile, str(self.folder / "packages"))
+
+    def booked(self) -> set[str]:
+        """Request ids in the ledger; read on the client host, which reaches the database as the nodes do."""
+
+        def read() -> set[str]:
+            reader = LedgerReader(self.ledger)
+            try:
+                return {row.request_id for row in reader.requests()}
+            finally:
+                reader.close()
+
+        return self.client.call(read)
+
+
+@pytest.fixture(scope="session")
+def site() -> Iterator[Site]:
+    """A running cluster with the noop engine: what is tested is Serve, the gateway and the ledger."""
+    if not (ROOT / ".cache" / "tierwise" / "models" / SMALL / "tokenizer.json").exists():
+        pytest.skip("the gateway needs tier 1's tokenizer: fetch the models first")
+    folder = Path(tempfile.mkdtemp(prefix="tw-"))  # short: Ray's sockets lie in it
+    with ExitStack() as cleanup:
+        cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+        hosts = cleanup.enter_context(switched_hosts("head", "a", "b", "client"))
+        cluster = RayCluster(hosts, folder, secrets.token_hex(32))
+        cluster.start_node("head", 0)
+        database = ledger_of(folder, hosts["client"], cleanup)
+        cleanup.enter_context(frontier(hosts["client"]))
+        until(lambda: cluster.nodes_alive() == {hosts["head"].address}, "the head")
+        for node in ("a", "b"):
+            cluster.start_node(node, NODE_CPUS)
+        until(lambda: len(cluster.nodes_alive()) == 3, "three nodes")
+        plain, entry = new_key("team", admin=True)
+        keys = folder / "keys.yaml"
+        keys.write_text(yaml.safe_dump({"keys": [entry.model_dump(mode="json")]}))
+        site = Site(cluster, hosts["client"], profile(folder, keys, hosts["client"], database), plain, database, folder)
+        site.deploy()
+        until(cluster.is_running, "the application")
+        yield site
+
+
+def ledger_of(folder: Path, host: Host, cleanup: ExitStack) -> LedgerConfig:
+    """A Postgres of the cluster on a host that no test kills; SQLite where there is no Postgres."""
+    if binaries() is None:
+        return LedgerConfig(url=f"sqlite:///{folder}/ledger.sqlite3", busy_timeout_s=10)
+    server: PostgresServer = cleanup.enter_context(postgres_server(host.address, host.command()))
+    return LedgerConfig(url=server.new_database(), spool_dir=str(folder / "spool"))
+
+
+def profile(folder: Path, keys: Path, client: Host, ledger: LedgerConfig) -> dict[str, Any]:
+    """A cluster in small: three ingress processes, two replicas that take 50 ms a token, a frontier on the client."""
+    tree: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "profiles" / "noop.yaml").read_text())
+    del tree["router"]
+    return tree | {
+        "gateway": {
+            "host": "0.0.0.0", "port": 8000, "replicas": 3, "keys_file": str(keys), "drain_s": 60,
+            "secret_file": str(folder / "secret"),
+        },
+        "tier1": {
+            "model": SMALL, "engine": "noop", "noop_token_s": 0.05, "replicas": 2, "num_cpus": 1, "drain_s": 60,
+            "max_concurrent_requests": 64, "max_queued_requests": 64, "health_period_s": 1.0,
+        },
+        # Every draft is shown as it comes, so that what happens to a released stream can be seen.
+        "policy": {"no_score_tier": "tier1", "default_hold": "off"},
+        "frontier": {
+            "providers": [
+                {"name": "none", "kind": "openai", "base_url": f"http://{client.address}:8101/v1", "api_key": "none",
+                 "model": "none", "max_context_tokens": 131072}
+            ]
+        },
+        "ledger": ledger.model_dump(mode="json"),
+    }  # fmt: skip
