@@ -100,7 +100,7 @@ def test_pickle_is_refused_and_not_run(artefact: Path, tmp_path: Path) -> None:
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("name", ["0.idf", "0.rate", "0.forest0.left"])
+@pytest.mark.parametrize("name", ["0.idf0", "0.rate", "0.forest0.left"])
 def test_missing_tensor_is_refused(artefact: Path, name: str) -> None:
     tensors = safetensors.numpy.load_file(tensors_path(artefact, HeadKind.ROUTER))
     del tensors[name]
