@@ -10,7 +10,7 @@ from routing.schema import Api
 from serving.engine import RayTier1
 from serving.errors import ContextLengthExceeded, InvalidRequest
 from serving.tiers import Call, Frame
-from tests.e2e.conftest import END_TO_END, chat_ids, collect
+from tests.e2e.conftest import END_TO_END, TIER1, chat_ids, collect
 
 pytestmark = END_TO_END
 
@@ -188,10 +188,14 @@ async def test_length_limit_is_the_finish_reason(tier1: RayTier1, new_call: NewC
     assert sum(f.n_tokens for f in frames) == 3
 
 
-async def test_seed_repeats_a_random_answer(tier1: RayTier1, new_call: NewCall) -> None:
-    body = {**QUESTION, "temperature": 1.0, "seed": 11, "max_tokens": 16}
-    first, second = [texts(await collect(tier1.draft(new_call(body)))) for _ in range(2)]
-    assert first == second
+async def test_seeded_prompt_of_several_steps_does_not_kill_the_engine(tier1: RayTier1, new_call: NewCall) -> None:
+    """vLLM 0.32 dies of it on CPUs, so there a seed is left out."""
+    long = {"messages": [{"role": "user", "content": "word " * 3 * TIER1.step_tokens}]}
+    for _ in range(2):
+        frames = await collect(
+            tier1.draft(new_call({**long, "temperature": 1.0, "seed": 11, "max_tokens": 4, "min_tokens": 4}))
+        )
+        assert sum(f.n_tokens for f in frames) == 4
 
 
 @BOTH
