@@ -358,7 +358,8 @@ async def test_gateway_processes_hear_of_each_others_bookings(models: Path, tmp_
                     answers = [await client.post("/v1/chat/completions", json=ask) for _ in range(8)]
                     pages = [(await client.get("/metrics")).text for _ in range(8)]
                     if all(answer.status_code == 200 for answer in answers):
-                        heard = {n for page in pages for n in re.findall(r"^tierwise_gateways_heard(?:{.*})? (.+)$", page, re.M)}
+                        gauge = re.compile(r"^tierwise_gateways_heard(?:{.*})? (.+)$", re.MULTILINE)
+                        heard = {value for page in pages for value in gauge.findall(page)}
     finally:
         child.send_signal(signal.SIGINT)
         child.wait(120)
