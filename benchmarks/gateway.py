@@ -230,7 +230,7 @@ async def until_up(child: subprocess.Popen[bytes], url: str, timeout_s: float = 
     async with new_session(5) as session:
         while time.perf_counter() < give_up:
             if child.poll() is not None:
-                raise SystemExit(f"{' '.join(child.args)} ended with status {child.returncode}")  # type: ignore[arg-type]
+                raise SystemExit(f"{' '.join(child.args)} ended with status {child.returncode}")  # type: ignore[arg-type]  # a list of str
             with contextlib.suppress(Exception):
                 async with session.get(url) as reply:
                     if reply.status == 200:

@@ -415,7 +415,7 @@ async def called(response: Awaitable[Any], failed: type[StackError]) -> Any:
     try:
         return await response
     except asyncio.CancelledError as error:
-        response.cancel()  # type: ignore[attr-defined]
+        response.cancel()  # type: ignore[attr-defined]  # Ray's response, no plain awaitable
         raise_if_ours(error)
         raise failed("the replica gave the request up") from error
     except Exception as error:

@@ -130,7 +130,7 @@ class Watching:
         """As AsyncLLM.generate."""
         watch = self.watches.get(request_id)
         if watch is None:
-            return super().generate(prompt, sampling_params, request_id, **options)  # type: ignore[misc, no-any-return]
+            return super().generate(prompt, sampling_params, request_id, **options)  # type: ignore[misc, no-any-return]  # a mixin
         watch.outputs = self._watched(watch, prompt, sampling_params, request_id, options)
         return watch.outputs
 
@@ -141,7 +141,7 @@ class Watching:
             sampling_params.logprobs = 0
         final_only = sampling_params.output_kind is RequestOutputKind.FINAL_ONLY
         sampling_params.output_kind = RequestOutputKind.DELTA
-        outputs = super().generate(prompt, sampling_params, request_id, **options)  # type: ignore[misc]
+        outputs = super().generate(prompt, sampling_params, request_id, **options)  # type: ignore[misc]  # a mixin: AsyncLLM has it
         merged: RequestOutput | None = None
         try:
             async for output in outputs:

@@ -153,7 +153,7 @@ def dataset_of(examples: list[Example], config: TrainingConfig) -> Dataset:
     return Dataset.from_list(rows)
 
 
-class StopAfter(TrainerCallback):  # type: ignore[misc]
+class StopAfter(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
     """Save and end once a time is up; a later run goes on from there."""
 
     def __init__(self, limit_s: float) -> None:
