@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights serve test check lint types contracts unit e2e bench golden lock clean
+.PHONY: help setup weights serve test check lint types contracts unit e2e bench bench-quick golden lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -52,8 +52,11 @@ e2e: weights ## end-to-end tests on real vLLM engines on Ray Serve
 	@$(BIN)/python -m pytest -m e2e -q tests/e2e --ignore tests/e2e/test_stack.py --ignore tests/e2e/test_proxy.py
 	@$(BIN)/python -m pytest -m e2e -q tests/e2e/test_stack.py tests/e2e/test_proxy.py  # apart: two stacks at once would not fit into memory
 
-bench: weights ## throughput and latency runs against a stack it starts itself
-	@$(BIN)/python -m benchmarks gateway
+bench: weights ## every benchmark section in one run, kept under benchmarks/results (at most 20 minutes)
+	@$(BIN)/python -m benchmarks run
+
+bench-quick: weights ## the same in at most 3 minutes, on a small model of random weights
+	@$(BIN)/python -m benchmarks run --quick
 
 golden: $(STAMP) ## rewrite the golden files; review the diff
 	@TIERWISE_GOLDEN=1 $(BIN)/python -m pytest -q -m "not e2e and not gpu" -k golden

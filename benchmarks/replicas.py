@@ -10,6 +10,7 @@ and knows its own bookings at once and those of the others after a delay; TTFT c
 import argparse
 import heapq
 import json
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -113,8 +114,14 @@ def decisions(requests: Sequence[TraceRequest], setup: Setup) -> list[tuple[floa
     return sorted(planned)
 
 
-def simulate(requests: Sequence[TraceRequest], policy: str, setup: Setup, pooled_hit_rate: float | None = None) -> Row:
-    """Replay the trace under one policy."""
+def simulate(
+    requests: Sequence[TraceRequest],
+    policy: str,
+    setup: Setup,
+    pooled_hit_rate: float | None = None,
+    decided_s: list[float] | None = None,
+) -> Row:
+    """Replay the trace under one policy. decided_s: gets the CPU seconds of every choice, in order."""
     views = [
         RouterView(
             setup.replicas,
@@ -165,7 +172,10 @@ def simulate(requests: Sequence[TraceRequest], policy: str, setup: Setup, pooled
                 views[to].finished(about, requests[about], replica, at_s)
                 policies[to].finished(about, requests[about], replica)
         request = requests[number]
+        began_s = time.thread_time()
         chosen = policies[ingress].choose(number, request, now)
+        if decided_s is not None:
+            decided_s.append(time.thread_time() - began_s)
         held = views[ingress].cached_tokens(request)
         predicted = request.input_tokens - held[chosen] - views[ingress].host_tokens(request, held)[chosen]
         views[ingress].unseen.decided(now)

@@ -1,0 +1,122 @@
+"""The scale section: what more replicas bring, from one to sixty-four, by the replica router's own code.
+
+Load grows with the tier: every replica gets the same requests a second of conversations that grow and share system
+prompts, so that a routing that scales keeps its hits and its TTFT. The model of a replica is benchmarks/replicas.py's.
+"""
+
+import random
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmarks.client import quantile
+from benchmarks.replicas import Setup, ceiling_hit_rate, simulate
+from benchmarks.section import Plan, columns, number, spread
+from benchmarks.spread import over_rounds
+from benchmarks.trace import TraceRequest
+from routing.kv_blocks import block_keys, root_key
+
+REPLICAS = (1, 2, 4, 8, 16, 32, 64)
+POLICIES = ("kv_aware", "least_requests")
+REQUESTS_PER_REPLICA = 150
+# 3.5 s of prefill of 20,000 tokens/s a second would be 1; at 2,400 tokens a request on average this is about .7.
+RATE_RPS_PER_REPLICA = 6.0
+BLOCK_TOKENS = 512
+CAPACITY_TOKENS = 200_000
+TURNS = 4
+
+
+def conversations(replicas: int, seed: int) -> list[TraceRequest]:
+    """Poisson arrivals of conversations: a system prompt shared by many, then turns that each add to the prompt."""
+    rng = random.Random(f"{seed} {replicas}")
+    root = root_key("scale")
+    prompts = 8 * replicas
+    rate = RATE_RPS_PER_REPLICA * replicas
+    requests = []
+    at_s = 0.0
+    for session in range(REQUESTS_PER_REPLICA * replicas // TURNS):
+        at_s += rng.expovariate(rate / TURNS)
+        system = rng.randrange(prompts)
+        blocks = [2**31 + system * 2 + n for n in range(2)]  # 1,024 tokens that sessions of one product share
+        turn_at_s = at_s
+        for turn in range(TURNS):
+            blocks = [*blocks, *((session * TURNS + turn) * 4 + n for n in range(rng.randrange(1, 4)))]
+            keys = tuple(block_keys(blocks, 1, root))
+            own_tokens = rng.randrange(1, BLOCK_TOKENS)
+            requests.append(TraceRequest(turn_at_s, len(blocks) * BLOCK_TOKENS + own_tokens, 100, keys, session))
+            turn_at_s += 2.0 + rng.expovariate(1 / 10)
+    return sorted(requests, key=lambda request: request.at_s)
+
+
+def measure(plan: Plan) -> dict[str, Any]:
+    """Rows of every number of replicas and policy; a round is a trace of its own."""
+    sizes = [n for n in REPLICAS if not plan.quick or n <= 16]
+    rows = []
+    with tqdm(total=len(sizes) * len(POLICIES) * plan.rounds, desc="scale", unit="replay", file=sys.stderr) as bar:
+        for replicas in sizes:
+            rounds: dict[str, list[dict[str, float | None]]] = {policy: [] for policy in POLICIES}
+            for round_number in range(plan.rounds):
+                requests = conversations(replicas, plan.seed + round_number)
+                setup = Setup(replicas, CAPACITY_TOKENS, BLOCK_TOKENS, seed=plan.seed + round_number)
+                pooled = ceiling_hit_rate(requests, replicas * setup.capacity_blocks, BLOCK_TOKENS)
+                for policy in POLICIES:
+                    decided_s: list[float] = []
+                    row = simulate(requests, policy, setup, pooled, decided_s)
+                    rounds[policy].append(
+                        {
+                            "hit_rate": row.hit_rate,
+                            "pooled_hit_share": row.pooled_hit_share,
+                            "ttft_mean_s": row.ttft_mean_s,
+                            "ttft_p90_s": row.ttft_p90_s,
+                            "imbalance": row.imbalance,
+                            "decision_p50_s": quantile(decided_s, 0.5),
+                            "decision_p99_s": quantile(decided_s, 0.99),
+                        }
+                    )
+                    bar.update()
+            rows += [
+                {
+                    "row": f"simulated, {replicas} replicas, {policy}",
+                    "replicas": replicas,
+                    "policy": policy,
+                    **over_rounds(rounds[policy]),
+                }
+                for policy in POLICIES
+            ]
+    return {"rows": rows, "requests_per_replica": REQUESTS_PER_REPLICA, "rate_rps_per_replica": RATE_RPS_PER_REPLICA}
+
+
+def table(found: dict[str, Any]) -> str:
+    """One line a row: hits as a share of one pooled cache's, seconds until the first token, time of a choice."""
+    head = ("simulated", "policy", "hits", "of pooled", "TTFT mean s", "p90 s", "imbalance", "choice p50/p99 ms")
+    lines = []
+    for row in found["rows"]:
+        choice = f"{number(row['decision_p50_s'], 3, 1e-3)} / {number(row['decision_p99_s'], 3, 1e-3)}"
+        lines.append(
+            (
+                f"{row['replicas']} replicas",
+                row["policy"],
+                number(row["hit_rate"], 3),
+                number(row["pooled_hit_share"], 3),
+                spread(row, "ttft_mean_s", 3),
+                number(row["ttft_p90_s"], 3),
+                number(row["imbalance"], 3),
+                choice,
+            )
+        )
+    load = f"{found['rate_rps_per_replica']:g} requests/s and {found['requests_per_replica']} requests a replica"
+    return f"{load}; median of rounds (smallest-largest)\n{columns(head, lines)}"
+
+
+def plot(found: dict[str, Any], path: Any) -> None:
+    """Mean TTFT and hits over the number of replicas, one line a policy."""
+    from benchmarks.plots import lines_over  # noqa: PLC0415 - matplotlib is an extra
+
+    lines_over(
+        path,
+        found["rows"],
+        x="replicas",
+        by="policy",
+        figures={"ttft_mean_s": "mean TTFT, s", "hit_rate": "hit rate", "decision_p50_s": "choice p50, s"},
+    )
