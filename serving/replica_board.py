@@ -294,12 +294,13 @@ class ReplicaBoard:
             if seat.blocks is not None and (size := seat.block_size_tokens):
                 # The last token is always computed, so a block that holds it cannot be reused.
                 usable = (len(entry.prompt.prompt_token_ids) - 1) // size
+                keys = self._keys(entry, seat)[:usable]
                 if size not in in_gpu:
-                    in_gpu[size] = self.index.match(self._keys(entry, seat)[:usable])
-                cached_blocks = in_gpu[size][seat.replica_id]
+                    in_gpu[size] = self.index.match(keys)
+                cached_blocks = seat.cached_blocks(keys, in_gpu[size][seat.replica_id])
                 if seat.host is not None:
                     if size not in in_host:
-                        in_host[size] = self.host_index.match(self._keys(entry, seat)[:usable])
+                        in_host[size] = self.host_index.match(keys)
                     host_blocks = max(0, in_host[size][seat.replica_id] - cached_blocks)
             states.append(
                 seat.load.state(
@@ -335,14 +336,20 @@ class ReplicaBoard:
         request_id, tokens = entry.prompt.request_id, len(entry.prompt.prompt_token_ids)
         uncached = entry.uncached_tokens.get(replica_id, tokens)
         now = time.perf_counter()
-        work_s = self.seats[replica_id].load.book(request_id, tokens, uncached, now)
+        seat = self.seats[replica_id]
+        work_s = seat.load.book(request_id, tokens, uncached, now)
+        if seat.block_size_tokens:
+            seat.begins(self._keys(entry, seat))
         entry.booked = replica_id
         self.arrivals.observe(now, work_s)
         self.news.booked(request_id, replica_id, tokens, uncached)
 
     def _cancel_booking(self, entry: Open) -> None:
         if entry.booked is not None:
-            self.seats[entry.booked].load.release(entry.prompt.request_id, time.perf_counter())
+            seat = self.seats[entry.booked]
+            seat.load.release(entry.prompt.request_id, time.perf_counter())
+            if seat.block_size_tokens:
+                seat.ends(self._keys(entry, seat))
             self.news.released(entry.prompt.request_id, entry.booked)
             entry.booked = None
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,9 @@ class Seat:
 
     blocks: what its engine reports, or a model of its cache; None: nothing is known of it. host: a model of the KV
     blocks that it keeps in host memory besides, when it does; engines do not report those with the tenant's salt.
+    under_way: blocks of the prompts that are there now. An engine finds a block for the next prompt as soon as the
+    first one is scheduled and does not evict it before that one ends, but reports it later; prompts with one new prefix
+    that come together would all be sent to different replicas.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class Seat:
         self.capacity_blocks: int = facts.get("kv_blocks") or 0
         self.blocks: ExactBlocks | MirrorBlocks | None = None
         self.host: MirrorBlocks | None = None
+        self.under_way: Counter[int] = Counter()
         self.follower: KvFollower | None = None
         self.task: asyncio.Task[None] | None = None
         self._index = index
@@ -98,6 +103,28 @@ class Seat:
         for blocks in (self.blocks, self.host):
             if isinstance(blocks, MirrorBlocks):
                 blocks.used(keys)
+
+    def begins(self, keys: Sequence[int]) -> None:
+        """A prompt of these blocks goes there; `ends` takes it back."""
+        self.under_way.update(keys)
+
+    def ends(self, keys: Sequence[int]) -> None:
+        """It is over, however it ended."""
+        for key in keys:
+            if self.under_way[key] > 1:
+                self.under_way[key] -= 1
+            else:
+                del self.under_way[key]
+
+    def cached_blocks(self, keys: Sequence[int], reported: int) -> int:
+        """How many of a prompt's first blocks will be there when it comes. reported: how many its index entries say."""
+        count = reported
+        if isinstance(self.blocks, ExactBlocks):  # a model was told what it was sent
+            while count < len(keys) and (
+                keys[count] in self.under_way or self._index.holds(self.replica_id, keys[count])
+            ):
+                count += 1
+        return count
 
     def close(self) -> None:
         """It is gone, and with it all it held."""

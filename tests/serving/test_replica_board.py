@@ -232,6 +232,27 @@ async def test_only_what_an_engine_reports_counts_in_exact_mode() -> None:
     board.close()
 
 
+async def test_prompts_with_one_new_prefix_that_come_together_stay_together() -> None:
+    """The engine reports the first one's blocks only after the second one has to be sent somewhere."""
+    board = await new_board()
+    for replica_id in THREE:
+        report(board, replica_id)
+    board.tier_rate.observe(100, 1.0)  # a second of prefill is worth waiting for
+    first, second = prompt("1", tokens=100), prompt("2", tokens=120)
+    chosen = board.rank(first, THREE)[0]
+    assert board.rank(second, THREE)[0] == chosen
+    choice = board.choice("2")
+    assert choice is not None
+    assert choice.expected_cached_tokens == 96
+    board.release("1")
+    board.release("2")
+    board.rank(prompt("3"), THREE)
+    choice = board.choice("3")
+    assert choice is not None
+    assert choice.expected_cached_tokens == 0  # nothing was ever reported, so nothing is believed in after the end
+    board.close()
+
+
 async def test_replica_whose_events_broke_off_is_avoided_then_modelled_then_followed_again() -> None:
     board = await new_board(unreachable_after_s=5)
     follower = report(board, "b")
@@ -351,5 +372,6 @@ def test_whatever_happens_in_whatever_order_nothing_stays_booked(steps: list[tup
             board.release(str(number))
         assert board.open_requests == 0
         assert [seat.load.outstanding for seat in board.seats.values()] == [0] * len(board.seats)
+        assert not any(seat.under_way for seat in board.seats.values())
 
     asyncio.run(play())
