@@ -228,6 +228,7 @@ class Attempt(Record):
     duration_s: float = Field(ge=0)
     engine_s: float | None = Field(None, ge=0, description="share of busy engine seconds (routing/cost.py SharedClock)")
     replica_id: str | None = None
+    replica_choice: ReplicaChoice | None = Field(None, description="None: there was one replica, or none was asked")
     cost_usd: float | None = Field(None, ge=0, description="None: the price is unknown (an alarm), never 0")
     price_source: str | None = Field(None, description="where the price came from and its date")
 

@@ -176,6 +176,7 @@ class RequestTrace:
             duration_s=ended - booking.started,
             engine_s=booking.engine_s,
             replica_id=booking.replica_id,
+            replica_choice=booking.replica_choice,
             cost_usd=cost_usd,
             price_source=source,
         )
@@ -240,8 +241,8 @@ class RequestTrace:
             "held_ms": None if row.held_s is None else round(row.held_s * 1000, 1),
             "degraded": row.degraded,
             "attempts": [
-                {"kind": a.kind, "model": a.model, "outcome": a.outcome, "cost_usd": a.cost_usd} | _replica(booking)
-                for a, booking in zip(row.attempts, self.bookings, strict=True)
+                {"kind": a.kind, "model": a.model, "outcome": a.outcome, "cost_usd": a.cost_usd} | _replica(a)
+                for a in row.attempts
             ],
             "cost_usd": row.cost_usd,
             "baseline_cost_usd": row.baseline_cost_usd,
@@ -249,7 +250,7 @@ class RequestTrace:
         }
 
 
-def _replica(booking: Booking) -> dict[str, Any]:
+def _replica(attempt: Attempt) -> dict[str, Any]:
     """Which replica answered and how it was chosen, where there was a choice."""
-    choice = booking.replica_choice
-    return {} if choice is None else {"replica": {"id": booking.replica_id, **choice.model_dump(mode="json")}}
+    choice = attempt.replica_choice
+    return {} if choice is None else {"replica": {"id": attempt.replica_id, **choice.model_dump(mode="json")}}

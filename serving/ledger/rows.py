@@ -55,7 +55,7 @@ def attempt_rows(record: RequestRecord) -> list[Row]:
 
 
 def _attempt_row(request_id: str, ordinal: int, attempt: Attempt) -> Row:
-    usage = attempt.usage
+    usage, choice = attempt.usage, attempt.replica_choice
     return {
         "request_id": request_id,
         "ordinal": ordinal,
@@ -76,6 +76,8 @@ def _attempt_row(request_id: str, ordinal: int, attempt: Attempt) -> Row:
         "duration_s": attempt.duration_s,
         "engine_s": attempt.engine_s,
         "replica_id": attempt.replica_id,
+        "replica_mode": choice.mode.value if choice else None,
+        "expected_cached_tokens": choice.expected_cached_tokens if choice else None,
         "cost_usd": attempt.cost_usd,
         "price_source": attempt.price_source,
     }
@@ -98,6 +100,7 @@ _VERDICT = {
     "p_judge_ok": "p_judge_ok",
     "agreement": "agreement",
 }
+_CHOICE = {"mode": "replica_mode", "expected_cached_tokens": "expected_cached_tokens"}
 _USAGE = {
     "input_tokens": "input_tokens",
     "output_tokens": "output_tokens",
@@ -127,4 +130,8 @@ def _attempt_fields(row: Mapping[str, Any]) -> Row:
     fields = dict(row)
     del fields["request_id"], fields["ordinal"]
     usage = {name: fields.pop(column) for name, column in _USAGE.items()}
-    return fields | {"usage": None if usage["input_tokens"] is None else usage}
+    choice = {name: fields.pop(column) for name, column in _CHOICE.items()}
+    return fields | {
+        "usage": None if usage["input_tokens"] is None else usage,
+        "replica_choice": None if choice["mode"] is None else choice,
+    }

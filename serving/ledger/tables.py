@@ -109,6 +109,8 @@ attempts = Table(
     Column("duration_s", Double, nullable=False),
     Column("engine_s", Double),
     Column("replica_id", Text),
+    Column("replica_mode", Text),
+    Column("expected_cached_tokens", Integer),
     Column("cost_usd", Double),
     Column("price_source", Text),
 )

@@ -6,7 +6,17 @@ import time
 import pytest
 
 from routing.cost import NOT_BILLED, CostConfig, TokenPrice
-from routing.schema import Api, AttemptKind, AttemptOutcome, RequestedModel, RequestFeatures, Tier, Usage
+from routing.schema import (
+    Api,
+    AttemptKind,
+    AttemptOutcome,
+    ReplicaChoice,
+    ReplicaMode,
+    RequestedModel,
+    RequestFeatures,
+    Tier,
+    Usage,
+)
 from serving.errors import FrontierUnavailable
 from serving.tiers import Call, Frame
 from serving.trace import Booking, RequestTrace
@@ -61,6 +71,21 @@ def test_provider_that_refused_is_free_and_the_request_has_a_cost(trace: Request
         (pytest.approx(0.0012), "list (2026-01-31)"),
     ]
     assert row.cost_usd == row.baseline_cost_usd == pytest.approx(0.0012)
+
+
+def test_choice_of_the_replica_is_booked_and_told(trace: RequestTrace) -> None:
+    choice = ReplicaChoice(mode=ReplicaMode.EXACT, expected_cached_tokens=96)
+    with trace.attempt(AttemptKind.DRAFT, Tier.TIER1, "small", "self") as booking:
+        booking.see(Frame(text="a", n_tokens=1, replica_id="replica-1", replica_choice=choice))
+        booking.outcome = AttemptOutcome.SERVED
+        trace.served = booking
+    row = trace.record()
+    assert row.attempts[0].replica_choice == choice
+    assert trace.metadata()["attempts"][0]["replica"] == {
+        "id": "replica-1",
+        "mode": "exact",
+        "expected_cached_tokens": 96,
+    }
 
 
 @pytest.mark.parametrize("ending", [asyncio.CancelledError(), GeneratorExit()])

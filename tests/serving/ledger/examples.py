@@ -10,6 +10,8 @@ from routing.schema import (
     Decision,
     DecisionReason,
     RejectReason,
+    ReplicaChoice,
+    ReplicaMode,
     RequestedModel,
     RequestFeatures,
     RequestOutcome,
@@ -47,6 +49,7 @@ DRAFT = Attempt(
     duration_s=0.61,
     engine_s=0.2,
     replica_id="tier1-1",
+    replica_choice=ReplicaChoice(mode=ReplicaMode.EXACT, expected_cached_tokens=128),
     cost_usd=0.00012,
     price_source="rent (2026-01-31)",
 )

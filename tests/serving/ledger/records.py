@@ -15,6 +15,8 @@ from routing.schema import (
     DecisionReason,
     Record,
     RejectReason,
+    ReplicaChoice,
+    ReplicaMode,
     RequestedModel,
     RequestFeatures,
     RequestOutcome,
@@ -46,6 +48,11 @@ _usages = _whole(
     cache_write_tokens=_no | _tokens,
     estimated=st.booleans(),
 )
+_choices = _whole(
+    ReplicaChoice,
+    mode=st.sampled_from(ReplicaMode),
+    expected_cached_tokens=_no | _tokens,
+)
 _attempts = _whole(
     Attempt,
     kind=st.sampled_from(AttemptKind),
@@ -61,6 +68,7 @@ _attempts = _whole(
     duration_s=_seconds,
     engine_s=_no | _seconds,
     replica_id=_no | _texts,
+    replica_choice=_no | _choices,
     cost_usd=_no | _dollars,
     price_source=_no | _texts,
 )

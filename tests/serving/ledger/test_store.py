@@ -174,7 +174,12 @@ class TestSchema:
         insert_as_then(config, EXAMPLES)
         store.migrate()
         assert schema_difference(config) == []
-        assert stored(config) == list(EXAMPLES)
+        # what the oldest schema had no column for was not written down then
+        unknown = [a.model_copy(update={"replica_choice": None}) for r in EXAMPLES for a in r.attempts]
+        assert [a for r in stored(config) for a in r.attempts] == unknown
+        assert [r.model_copy(update={"attempts": ()}) for r in stored(config)] == [
+            r.model_copy(update={"attempts": ()}) for r in EXAMPLES
+        ]
         store.dispose()
 
     def test_schema_newer_than_the_code_is_down_so_that_rows_wait(self, store: Store, config: LedgerConfig) -> None:
