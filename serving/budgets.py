@@ -96,6 +96,8 @@ class Budgets:
             return call
         full_usd = most_usd(call.features, self._targets, self._cost, self._config)
         if full_usd is None:
+            if not await self._may_have_one(subjects):
+                return call
             raise BudgetExceeded(
                 "this key has a budget, but a frontier model has no price; set its price or cost.ceiling"
             )
@@ -160,6 +162,20 @@ class Budgets:
             return await asyncio.to_thread(work)
         except StorageDown as error:
             raise LedgerUnavailable(f"budgets cannot be read or set now: {error}") from error
+
+    async def _may_have_one(self, subjects: tuple[Subject, ...]) -> bool:
+        """Whether any of them has a budget; looks itself where the thread has not looked yet."""
+        known = self._subjects
+        if known is None:
+            try:
+                async with asyncio.timeout(self._config.timeout_s):
+                    known = await self._blocking(self._store.subjects)
+            except (LedgerUnavailable, TimeoutError) as error:
+                self._telemetry.budget_unreserved.inc()
+                if self._refuse_when_down:
+                    raise LedgerUnavailable("the budget cannot be checked, and the stack refuses then") from error
+                return False
+        return not known.isdisjoint(subjects)
 
     async def _ask(self, reserve: Reserve) -> Granted | None:
         """The thread's answer; None: the database is away and requests are served all the same."""

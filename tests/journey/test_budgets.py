@@ -172,6 +172,15 @@ class TestLimits:
             assert reply.status_code == 402
             assert "cost.ceiling" in reply.json()["error"]["message"]
 
+    @pytest.mark.parametrize(("has_budget", "status"), [(False, 200), (True, 402)])
+    async def test_gateway_that_has_just_started_looks_before_it_refuses_for_an_unknown_price(
+        self, start: StartGateway, has_budget: bool, status: int
+    ) -> None:
+        async with start(cost={"frontier": {}, "baseline": None}, budget={"refresh_s": 3600.0}) as g:
+            await set_budget(g, hard_usd=1, subject="local" if has_budget else "somebody else")
+            g.stack.budgets._subjects = None  # as before its thread's first look
+            assert (await g.chat(model="frontier")).status_code == status
+
 
 @pytest.mark.parametrize(("on_failure", "status"), [("serve", 200), ("refuse", 503)])
 async def test_ledger_that_is_away_serves_or_refuses_as_configured(
