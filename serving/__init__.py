@@ -6,5 +6,5 @@ cascade.py         the tour: rules, score, draft, gate, frontier, ledger; draws 
   hold.py          holds the draft's frames back until the gate has ruled; signals.py buys what the gate still asks for
   frontier/        OpenAI and Anthropic behind one retry budget and a breaker each
 release.py         writes what was released to the client, cancels everything when the client leaves
-trace.py           notes what happened; ledger/ stores it
+trace.py           notes what happened; ledger/ stores it, telemetry.py counts it, spans.py sends it to a collector
 """

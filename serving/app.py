@@ -31,6 +31,7 @@ from serving.ledger.writer import Ledger
 from serving.load_exchange import LoadExchange, asks, forwarder_deployment
 from serving.loopback import keep_replica_on_loopback
 from serving.releases import Releases, Running
+from serving.spans import Spans
 from serving.stack import Stack, Tokenizer
 from serving.telemetry import Telemetry
 from serving.tiers import DraftEngine, RouterModel, Tiers
@@ -61,6 +62,7 @@ def build_stack(config: StackConfig, tier1: DraftEngine, router: RouterModel | N
     budgets = Budgets(config.ledger, config.budget, config.cost, targets, telemetry)
 
     releases = Releases(config.promotion, partial(running, config), telemetry)
+    spans = None if config.traces is None else Spans.to(config.traces)
 
     async def close() -> None:
         await releases.aclose()
@@ -69,6 +71,8 @@ def build_stack(config: StackConfig, tier1: DraftEngine, router: RouterModel | N
         await frontier.aclose()
         await asyncio.to_thread(ledger.close)
         lessons.close()
+        if spans is not None:
+            await asyncio.to_thread(spans.close)
 
     return Stack(
         tiers=Tiers(router=router, tier1=tier1, frontier=frontier),
@@ -85,6 +89,7 @@ def build_stack(config: StackConfig, tier1: DraftEngine, router: RouterModel | N
         sampler=sampler,
         feedback=FeedbackDesk(config.learning, ledger, lessons),
         budgets=budgets,
+        spans=spans,
         close=close,
     )
 
@@ -136,9 +141,10 @@ def application(config: StackConfig) -> serve.Application:
     gateway = serve.deployment(Ingress).options(
         name="gateway",
         num_replicas=config.gateway.replicas,
+        max_replicas_per_node=config.gateway.max_replicas_per_node,
         graceful_shutdown_timeout_s=config.gateway.drain_s,
         max_ongoing_requests=config.gateway.max_concurrent_requests + 16,  # room for health, metrics and refusals
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": config.gateway.num_cpus},
     )
     router = None if config.router is None else engine_deployment("router", config.router)
     shares_load = config.gateway.replicas > 1 and config.tier1.routes_by_cache

@@ -32,6 +32,7 @@ from serving.learning.config import LearningConfig
 from serving.ledger.config import LedgerConfig
 from serving.release import ReleaseConfig
 from serving.releases import PromotionConfig
+from serving.spans import TracesConfig
 from serving.stack import GatewayConfig
 from serving.standin import StandinConfig
 
@@ -59,6 +60,7 @@ class StackConfig(Record):
     idempotency: IdempotencyConfig = IdempotencyConfig()
     learning: LearningConfig = LearningConfig()
     promotion: PromotionConfig = PromotionConfig()
+    traces: TracesConfig | None = None
     hardware: HardwareConfig | None = None
 
     @model_validator(mode="after")

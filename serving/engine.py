@@ -79,6 +79,9 @@ class EngineConfig(VllmSettings):
     )
     num_gpus: float = Field(0, ge=0, description="per replica")
     num_cpus: float = Field(0, ge=0, description="Ray's logical CPUs per replica; for placement only")
+    max_replicas_per_node: int | None = Field(
+        None, ge=1, le=100, description="what keeps one node from taking all; replicas without room wait for a node"
+    )
     health_period_s: float = Field(2.0, gt=0, description="how often a dead engine is looked for")
     probe_after_s: float = Field(15.0, gt=0, description="silence after which health means: generate one token")
     probe_timeout_s: float = Field(20.0, gt=0, description="an engine that cannot do that in time is unhealthy")
@@ -247,6 +250,7 @@ def engine_deployment(name: str, config: EngineConfig) -> serve.Application:
         .options(
             name=name,
             **config.scaling(),
+            max_replicas_per_node=config.max_replicas_per_node,
             graceful_shutdown_timeout_s=config.drain_s,
             max_ongoing_requests=config.max_concurrent_requests,
             max_queued_requests=config.max_queued_requests,

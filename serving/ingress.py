@@ -147,6 +147,8 @@ async def complete(stack: Stack, request: Request, api: Api) -> Released:
     trace = RequestTrace(call, running.config_hash, stack.cost, started=arrived)
     watched = stack.sampler.begin(call)
     settle = stack.settle if watched is None else watched.settling(stack.settle)
+    if stack.spans is not None:
+        settle = stack.spans.settling(settle, trace, request.headers)
     frames = within_budget(
         stack.budgets, principal, trace, settle, lambda call: answer(call, stack.tiers, trace, settle, running.sections)
     )

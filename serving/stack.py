@@ -19,6 +19,7 @@ from serving.ledger.writer import Ledger
 from serving.openai_schema import WireLimits
 from serving.release import ReleaseConfig
 from serving.releases import Releases
+from serving.spans import Spans
 from serving.telemetry import Telemetry
 from serving.tiers import Tiers
 
@@ -34,6 +35,12 @@ class GatewayConfig(Record):
     probe_ttl_s: float = Field(10, ge=0, description="how long a readiness probe's result is reused")
     probe_timeout_s: float = Field(30, gt=0)
     replicas: int = Field(1, ge=1, description="ingress processes")
+    num_cpus: float = Field(
+        0, ge=0, description="Ray's logical CPUs per process; for placement only: Ray spreads what asks for some"
+    )
+    max_replicas_per_node: int | None = Field(
+        None, ge=1, le=100, description="of ingress processes; those for which no node has room wait for one"
+    )
     drain_s: float = Field(20, gt=0, description="a gateway that is replaced may finish its requests for so long")
     keys_file: Path | None = Field(None, description="hashed API keys; required when host is not loopback")
     secret_file: Path = Field(Path(".cache/tierwise/secret"), description="where the tenants' salts are derived from")
@@ -73,6 +80,7 @@ class Stack:
     feedback: FeedbackDesk
     budgets: Budgets
     close: Callable[[], Awaitable[None]]
+    spans: Spans | None = None
     replica_id: str | None = None  # where several ingress processes share one address
     probes: dict[str, tuple[float, str | None]] = field(default_factory=dict)
     probe_lock: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -62,6 +62,7 @@ def test_deployments_come_out_as_the_profile_says(monkeypatch: pytest.MonkeyPatc
     gateway = build(arguments)._bound_deployment
     tier1, router = (bound._bound_deployment for bound in gateway.init_args[1:3])
     assert gateway._deployment_config.num_replicas == 3
+    assert (gateway.ray_actor_options["num_cpus"], gateway._replica_config.max_replicas_per_node) == (1, 2)
     assert gateway._deployment_config.graceful_shutdown_timeout_s == 300
     scaling = tier1._deployment_config.autoscaling_config
     assert (scaling.min_replicas, scaling.max_replicas, scaling.target_ongoing_requests) == (2, 8, 48)

@@ -303,6 +303,7 @@ LEAVES: list[tuple[str, dict[str, Any]]] = [
     ("idempotency", {"ttl_s": 1.0}),
     ("learning", {"keep_texts_rate": 0.5}),
     ("promotion", {"registry": "registry"}),
+    ("traces", {"sample_rate": 0.5}),
     ("hardware", {"name": "a machine"}),
     ("tier1", {"model": "other"}),
 ]
