@@ -47,6 +47,49 @@ def test_vllms_own_parser_takes_a_connector_for_disaggregated_prefill() -> None:
     assert parsed.kv_load_failure_policy == "recompute"
 
 
+@pytest.fixture(scope="module")
+def model_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model without weights: vLLM builds its whole configuration from the description alone."""
+    from transformers import Qwen2Config
+
+    folder = tmp_path_factory.mktemp("model")
+    Qwen2Config(
+        architectures=["Qwen2ForCausalLM"], vocab_size=256, hidden_size=64, intermediate_size=128,
+        num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, dtype="bfloat16",
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+@pytest.mark.parametrize("role", ["kv_producer", "kv_consumer", "kv_both"])
+def test_vllm_builds_an_engine_configuration_for_either_side_of_disaggregated_prefill(
+    model_config: Path, role: str
+) -> None:
+    from vllm.distributed.kv_transfer.kv_connector.factory import KVConnectorFactory
+
+    built = engine_config(model_config, {"role": role, "extra": {"backend": "UCX"}}).kv_transfer_config
+    assert built.is_kv_producer is (role != "kv_consumer")
+    assert built.is_kv_consumer is (role != "kv_producer")
+    assert built.kv_connector_extra_config == {"backend": "UCX"}
+    assert "Nixl" in KVConnectorFactory.get_connector_class(built).__name__
+
+
+def test_connector_that_vllm_does_not_have_is_refused_by_name(model_config: Path) -> None:
+    with pytest.raises(ValidationError, match="NoSuchConnector"):
+        engine_config(model_config, {"connector": "NoSuchConnector"})
+
+
+def engine_config(folder: Path, kv_transfer: dict[str, Any]) -> Any:
+    """vLLM's VllmConfig of an engine with this connector, as it is made before anything is loaded."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    from serving.vllm_adapter import parse_flags
+
+    settings = VllmSettings.model_validate(
+        {"model": "m", "model_path": str(folder), "kv_cache_gib": 0.02, "cpu_threads": 1, "kv_transfer": kv_transfer}
+    )
+    return AsyncEngineArgs.from_cli_args(parse_flags(settings.flags())).create_engine_config()
+
+
 @pytest.mark.parametrize(
     "switch",
     [
