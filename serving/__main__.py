@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 # lets a Ray that will never be a cluster keep 127.0.0.1 as its address (see serving/loopback.py).
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
+os.environ.setdefault("RAY_SERVE_ENABLE_DIRECT_INGRESS", "0")  # what the line above turns on: a second port a gateway
 os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's own default since 2.60; its ports carry pickles
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")

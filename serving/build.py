@@ -25,6 +25,7 @@ TOP_FOLDER = "tierwise"
 ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the same files are the same bytes: the name is a hash of them
 ENVIRONMENT = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
     "DO_NOT_TRACK": "1",
 }
 

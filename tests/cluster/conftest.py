@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
@@ -50,6 +51,22 @@ class Site:
             self.profile[section] = {**self.profile[section], **values}
         self.cluster.deploy(self.profile, str(self.folder / "packages"))
 
+    def answers(self, node: str) -> bool:
+        """Whether a client reaches the gateway through a node."""
+
+        def healthy() -> bool:
+            try:
+                return httpx.get(f"{self.url(node)}/healthz", timeout=5).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        return self.client.call(healthy)
+
+    def wait_ready(self, *nodes: str) -> None:
+        """Until every deployment is as it was asked for and each of these nodes leads to a gateway."""
+        until(self.cluster.is_running, "the application")
+        until(lambda: all(self.answers(node) for node in nodes), "an answer through every node")
+
     def booked(self) -> set[str]:
         """Request ids in the ledger; read on the client host, which reaches the database as the nodes do."""
 
@@ -85,7 +102,7 @@ def site() -> Iterator[Site]:
         keys.write_text(yaml.safe_dump({"keys": [entry.model_dump(mode="json")]}))
         site = Site(cluster, hosts["client"], profile(folder, keys, hosts["client"], database), plain, database, folder)
         site.deploy()
-        until(cluster.is_running, "the application")
+        site.wait_ready("head", "a", "b")
         yield site
 
 
@@ -98,17 +115,21 @@ def ledger_of(folder: Path, host: Host, cleanup: ExitStack) -> LedgerConfig:
 
 
 def profile(folder: Path, keys: Path, client: Host, ledger: LedgerConfig) -> dict[str, Any]:
-    """A cluster in small: three ingress processes, two replicas that take 50 ms a token, a frontier on the client."""
+    """A cluster in small: an ingress process a node, replicas that take 50 ms a token, a frontier on the client."""
     tree: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "profiles" / "noop.yaml").read_text())
     del tree["router"]
     return tree | {
         "gateway": {
-            "host": "0.0.0.0", "port": 8000, "replicas": 3, "keys_file": str(keys), "drain_s": 60,
-            "secret_file": str(folder / "secret"),
+            "host": "0.0.0.0", "port": 8000, "replicas": 2, "num_cpus": 1, "max_replicas_per_node": 1,
+            "keys_file": str(keys), "secret_file": str(folder / "secret"), "drain_s": 60,
         },
         "tier1": {
-            "model": SMALL, "engine": "noop", "noop_token_s": 0.05, "replicas": 2, "num_cpus": 1, "drain_s": 60,
-            "max_concurrent_requests": 64, "max_queued_requests": 64, "health_period_s": 1.0,
+            "model": SMALL, "engine": "noop", "noop_token_s": 0.05, "num_cpus": 1, "max_replicas_per_node": 2,
+            "autoscaling": {
+                "min_replicas": 2, "max_replicas": 3, "target_ongoing_requests": 6, "upscale_delay_s": 0,
+                "downscale_delay_s": 2,
+            },
+            "drain_s": 60, "max_concurrent_requests": 64, "max_queued_requests": 64,
         },
         # Every draft is shown as it comes, so that what happens to a released stream can be seen.
         "policy": {"no_score_tier": "tier1", "default_hold": "off"},

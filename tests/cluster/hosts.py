@@ -64,8 +64,16 @@ class Host:
         finally:
             os.close(descriptor)
 
+    def unplug(self) -> None:
+        """Take the host off the switch: what others wait for from it never comes, and nobody is told."""
+        run("ip", "-n", self.name, "link", "set", "eth0", "down")
+
+    def plug_in(self) -> None:
+        """Put it back."""
+        run("ip", "-n", self.name, "link", "set", "eth0", "up")
+
     def kill(self) -> None:
-        """SIGKILL to every process of the host, until none is left: the machine is gone."""
+        """SIGKILL to every process of the host, until none is left."""
         deadline = time.perf_counter() + 20
         while pids := self.pids():
             assert time.perf_counter() < deadline, f"{self.name} still runs {pids}"

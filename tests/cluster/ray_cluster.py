@@ -22,6 +22,14 @@ PATIENCE_S = 150.0
 BIN = Path(sys.executable).parent
 
 
+def machine_environment() -> dict[str, str]:
+    """What deploy/ray/ sets on every machine, without the path of the token: a token has no file here."""
+    lines = (ROOT / "deploy" / "ray" / "env.example").read_text().splitlines()
+    values = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    del values["RAY_AUTH_TOKEN_PATH"]
+    return values
+
+
 @dataclass
 class RayCluster:
     """Nodes by host name; the head runs the control plane and no engine."""
@@ -40,12 +48,8 @@ class RayCluster:
         """Of every process of the cluster."""
         return {
             **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
-            "RAY_AUTH_MODE": "token",
+            **{name: value for name, value in machine_environment().items() if name.startswith("RAY_")},
             "RAY_AUTH_TOKEN": self.token,
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-            "RAY_worker_niceness": "0",
-            "RAY_gcs_storage": "rocksdb",  # the head's state survives its restart
             "RAY_gcs_storage_path": str(self.folder / "gcs"),
             "RAY_raylet_start_wait_time_s": "120",
             "TIERWISE_CACHE": str(ROOT / ".cache" / "tierwise"),

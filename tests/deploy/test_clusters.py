@@ -76,6 +76,17 @@ def test_environment_of_the_machines_asks_for_the_token_and_holds_no_secret() ->
     assert values["ANTHROPIC_API_KEY"] == ""
 
 
+def test_every_node_has_a_proxy(service: dict[str, Any]) -> None:
+    """Ray's throughput setting alone leaves one, on the head; the controller reads this in its node's environment."""
+    machines = (DEPLOY / "ray" / "env.example").read_text().splitlines()
+    image = (DEPLOY / "docker" / "Dockerfile").read_text()
+    assert "RAY_SERVE_ENABLE_DIRECT_INGRESS=0" in machines
+    assert "RAY_SERVE_ENABLE_DIRECT_INGRESS=0" in image
+    for group in groups(service):
+        env = group["template"]["spec"]["containers"][0]["env"]
+        assert {"name": "RAY_SERVE_ENABLE_DIRECT_INGRESS", "value": "0"} in env
+
+
 # KubeRay
 
 
