@@ -26,7 +26,7 @@ from routing.schema import (
     Verdict,
 )
 from routing.sequence import Ruling, rule
-from routing.text import conversation_text
+from routing.text import asked_text
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def decide_by_head(
     gate the threshold is the one of least expected cost, else the one that keeps the quality target by itself.
     """
     assert heads.router is not None
-    evidence = Evidence(readable(conversation_text(body, api)), features.category, p_router=p_router)
+    evidence = Evidence(readable(asked_text(body, api)), features.category, p_router=p_router)
     p = heads.router.score(evidence).p_tier1_ok
     target = quality_target(requested, features.category, heads.router.quality_targets, policy)
     if heads.gate is not None:
@@ -113,7 +113,7 @@ class LearnedGate:
         walks = [w for w in panel.sequences(target) if may_ask_router or not any(k.reads.verdict for k in w.looks)]
         self._panel = panel
         self._walk: ThresholdSet | None = walks[-1] if walks else None
-        self._prompt, self._category = readable(conversation_text(body, api)), features.category
+        self._prompt, self._category = readable(asked_text(body, api)), features.category
 
     def look(self, draft: DraftEvidence) -> Look:
         """Walk as far as the evidence goes. A signal that was asked for in vain is a reason to reject."""

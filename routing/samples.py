@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from routing.schema import Api, Record
-from routing.text import conversation_text
+from routing.text import asked_text, conversation_text
 
 
 class SampleSource(StrEnum):
@@ -53,6 +53,11 @@ class Sample(Record):
     def prompt(self) -> str:
         """The conversation as one text: the last user message alone where nothing went before it."""
         return conversation_text({"messages": list(self.messages)}, Api.CHAT)
+
+    @property
+    def asked(self) -> str:
+        """The same without the system prompt: what heads read, in training as in serving."""
+        return asked_text({"messages": list(self.messages)}, Api.CHAT)
 
 
 class Feedback(Record):

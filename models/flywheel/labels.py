@@ -52,7 +52,7 @@ def graded_pairs(
                 Pair(
                     id=sample.request_id,
                     category=sample.category,
-                    prompt=sample.prompt,
+                    prompt=sample.asked,
                     tier1_quality=tier1,
                     frontier_quality=frontier,
                     tier1_output=sample.tier1_output,

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routing.schema import Api
-from routing.text import EDGE_CHARS, edges, has_content, last_user_text, texts_of, words
+from routing.text import EDGE_CHARS, asked_text, conversation_text, edges, has_content, last_user_text, texts_of, words
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,25 @@ def test_developer_messages_are_system_messages() -> None:
     messages = [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]
     messages += [{"role": "developer", "content": "c"}]
     assert texts_of("system", {"messages": messages}) == ["a", "c"]
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_heads_read_a_conversation_without_its_system_prompt(role: str) -> None:
+    asked = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    body = {"messages": [{"role": role, "content": "x"}, *asked]}
+    assert asked_text(body, Api.CHAT) == conversation_text({"messages": asked}, Api.CHAT)
+    assert conversation_text(body, Api.CHAT).startswith(f"{role}: x\n\nuser: a")
+
+
+def test_a_lone_question_reads_the_same_under_every_system_prompt() -> None:
+    question = {"role": "user", "content": "a"}
+    assert asked_text({"messages": [{"role": "system", "content": "x"}, question]}, Api.CHAT) == "a"
+    assert asked_text({"messages": [question]}, Api.CHAT) == "a"
+
+
+def test_a_system_prompt_alone_is_what_was_asked() -> None:
+    assert asked_text({"messages": [{"role": "system", "content": "x"}]}, Api.CHAT) == "x"
+    assert asked_text({"prompt": "a"}, Api.COMPLETIONS) == "a"
 
 
 @given(st.text(max_size=50), st.integers(0, 3 * EDGE_CHARS))
