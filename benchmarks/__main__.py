@@ -11,6 +11,10 @@ BENCHMARKS = {
     "quality": ("benchmarks.quality", "router and gate on graded pairs, beside every baseline"),
     "tasks": ("benchmarks.tasks.command", "our own verifiable tasks: accuracy and cost of every way to choose a tier"),
     "gateway": ("benchmarks.gateway", "what our own code adds to Ray Serve and to an engine"),
+    "layers": (
+        "benchmarks.layers.command",
+        "what routing, gate, caching, replicas and kernels are worth, one by one",
+    ),
     "replicas": ("benchmarks.replicas", "replica routing: a trace replayed under our policy and the published ones"),
     "audit": ("benchmarks.audit.command", "what past traffic costs, and what it would cost in tiers"),
     "audit-log": ("benchmarks.audit.generate", "write a seeded log to measure the audit on"),

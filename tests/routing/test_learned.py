@@ -11,9 +11,7 @@ from routing.policy import PolicyConfig
 from routing.schema import Api, Decision, RequestedModel
 
 EMBEDDED = Path("deploy/artefacts/embedded")
-SYSTEM = (
-    "You work for a help desk. Give exactly what is asked for, in the form that is asked for, no greeting. " * 4
-)
+SYSTEM = "You work for a help desk. Give exactly what is asked for, in the form that is asked for, no greeting. " * 4
 
 
 def decision(messages: list[dict[str, str]], heads: Learned) -> Decision:

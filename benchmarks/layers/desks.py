@@ -1,0 +1,44 @@
+"""The workload: the task suite's questions, each kind asked at a desk of its own with a system prompt that it shares.
+
+So a prompt has a beginning that a prefix cache can hold, as products have, and still a grade by program.
+"""
+
+from typing import Any
+
+from benchmarks.tasks.task import Task
+
+HOUSE = (
+    "Your colleagues write to you from a small trading company; their messages are short and come by the hundred. "
+    "Read the whole message before you answer. Give exactly what the message asks for, in exactly the form that it "
+    "names, and nothing beside it: no greeting, no explanation, no repetition of the question. Where the message lists "
+    "choices, use one of them, spelled as it is there. Keep names, numbers and spelling as they are in the "
+    "message. Where it asks for JSON or code, give it complete and without words around it."
+)
+DESKS = {
+    "arithmetic": "You work at the desk that adds up figures.",
+    "word_problems": "You work at the desk that answers questions about stock and shares.",
+    "units": "You work at the desk that converts measures.",
+    "dates": "You work at the desk that keeps the calendar.",
+    "extraction": "You work at the desk that takes orders down.",
+    "lookup": "You work at the desk that knows who is who.",
+    "ordering": "You work at the desk that compares people.",
+    "tickets": "You work at the desk that sorts the mail of customers.",
+    "code_output": "You work at the desk that reads programs.",
+    "code_functions": "You work at the desk that writes programs.",
+    "strings": "You work at the desk that handles words and letters.",
+    "counting": "You work at the desk that counts words.",
+    "instructions": "You work at the desk that makes lists.",
+    "translation": "You work at the desk for foreign mail.",
+}
+
+
+def body(task: Task, model: str) -> dict[str, Any]:
+    """The request: the desk's system prompt, then the question; streamed, at temperature 0, with its usage."""
+    system = {"role": "system", "content": f"{DESKS[task.kind]} {HOUSE}"}
+    asked = task.body(model)
+    return {
+        **asked,
+        "messages": [system, *asked["messages"]],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
