@@ -30,36 +30,38 @@ def output(rng: random.Random, level: int) -> Question:
     )
 
 
-_Filter = tuple[str, Callable[[int, int], bool]]
-_Map = tuple[str, Callable[[int, int], int]]
+_Filter = tuple[str, str, Callable[[int, int], bool]]
+_Map = tuple[str, str, Callable[[int, int], int]]
+# In words, in Python, as a function: k and j are filled in.
 _FILTERS: tuple[_Filter, ...] = (
-    ("the even numbers", lambda x, k: x % 2 == 0),
-    ("the odd numbers", lambda x, k: x % 2 == 1),
-    ("the numbers greater than {k}", lambda x, k: x > k),
-    ("the numbers smaller than {k}", lambda x, k: x < k),
-    ("the numbers divisible by {k}", lambda x, k: x % k == 0),
-    ("the numbers not divisible by {k}", lambda x, k: x % k != 0),
+    ("the even numbers", "x % 2 == 0", lambda x, k: x % 2 == 0),
+    ("the odd numbers", "x % 2 == 1", lambda x, k: x % 2 == 1),
+    ("the numbers greater than {k}", "x > {k}", lambda x, k: x > k),
+    ("the numbers smaller than {k}", "x < {k}", lambda x, k: x < k),
+    ("the numbers divisible by {k}", "x % {k} == 0", lambda x, k: x % k == 0),
+    ("the numbers not divisible by {k}", "x % {k} != 0", lambda x, k: x % k != 0),
 )
 _MAPS: tuple[_Map, ...] = (
-    ("the squares of {them}", lambda x, k: x * x),
-    ("{them} increased by {k}", lambda x, k: x + k),
-    ("{them} multiplied by {k}", lambda x, k: x * k),
-    ("{them}", lambda x, k: x),
+    ("the squares of {them}", "x * x", lambda x, k: x * x),
+    ("{them} increased by {k}", "x + {k}", lambda x, k: x + k),
+    ("{them} multiplied by {k}", "x * {k}", lambda x, k: x * k),
+    ("{them}", "x", lambda x, k: x),
 )
-_ENDS: tuple[tuple[str, Callable[[list[int]], Any]], ...] = (
-    ("a list of {what}, in their order", lambda xs: xs),
-    ("the sum of {what}", sum),
-    ("a list of {what}, largest first", lambda xs: sorted(xs, reverse=True)),
+_ENDS: tuple[tuple[str, str, Callable[[list[int]], Any]], ...] = (
+    ("a list of {what}, in their order", "[{code}]", lambda xs: xs),
+    ("the sum of {what}", "sum({code})", sum),
+    ("a list of {what}, largest first", "sorted(({code}), reverse=True)", lambda xs: sorted(xs, reverse=True)),
 )
 
 
 def function(rng: random.Random, level: int) -> Question:
     """1: filter a list and change each; 2: then gather, too."""
     k, j = rng.randint(2, 9), rng.randint(2, 9)
-    which, keeps = rng.choice(_FILTERS)
-    changed, change = rng.choice(_MAPS)
-    gathered, gather = _ENDS[0] if level == 1 else rng.choice(_ENDS[1:])
+    which, kept, keeps = rng.choice(_FILTERS)
+    changed, made, change = rng.choice(_MAPS)
+    gathered, wrapped, gather = _ENDS[0] if level == 1 else rng.choice(_ENDS[1:])
     what = changed.format(them=which.format(k=k), k=j)
+    code = f"{made.format(k=j)} for x in xs if {kept.format(k=k)}"
     cases = []
     for _ in range(4):
         xs = [rng.randint(0, 30) for _ in range(rng.randint(4, 9))]
@@ -67,6 +69,6 @@ def function(rng: random.Random, level: int) -> Question:
     return Question(
         f"Write a Python function f(xs) that takes a list of whole numbers and returns {gathered.format(what=what)}."
         " Answer with the code only, without comments.",
-        Program(function="f", cases=tuple(cases)),
+        Program(function="f", cases=tuple(cases), answer=f"def f(xs):\n    return {wrapped.format(code=code)}"),
         max_tokens=72,
     )

@@ -1,7 +1,7 @@
-"""The suite: which families at which levels, and three splits that share no question.
+"""The suite: which families at which levels, and four splits that share no question.
 
-A split's questions depend on its name and the seed alone. Test is drawn first, then calibration without its questions,
-then training without either, so that growing one split never moves a question into another.
+A split's questions depend on its name and the seed alone. Each is drawn without the questions of those before it in
+DRAW_ORDER, so that growing one split never moves a question into another that was drawn earlier.
 """
 
 import random
@@ -39,13 +39,20 @@ MAX_DRAWS = 200  # per question, before a family is found to be too small for it
 class Split(StrEnum):
     """What a question may be used for."""
 
-    TRAIN = "train"
-    CALIBRATION = "calibration"
+    TRAIN = "train"  # of the router and the gate
+    CALIBRATION = "calibration"  # of the same
     TEST = "test"
+    TUNING = "tuning"  # of tier 1: what it has learned by heart can teach no gate
 
 
-DRAW_ORDER = (Split.TEST, Split.CALIBRATION, Split.TRAIN)
+DRAW_ORDER = (Split.TEST, Split.CALIBRATION, Split.TRAIN, Split.TUNING)
 SIZES = {Split.TRAIN: 120, Split.CALIBRATION: 120, Split.TEST: 60}  # questions a family
+# Of the tuning split: more where tier 1 was worth less than .91 of the frontier, at most what a family can still make.
+TUNING_SIZES = {
+    "arithmetic": 240, "word_problems": 320, "units": 180, "dates": 360, "extraction": 160, "lookup": 240,
+    "ordering": 240, "tickets": 420, "code_output": 340, "code_functions": 480, "strings": 240, "counting": 240,
+    "instructions": 220, "translation": 160,
+}  # fmt: skip
 
 
 class TooSmall(ValueError):
@@ -55,7 +62,7 @@ class TooSmall(ValueError):
 def tasks(
     split: Split, seed: int = 0, families: dict[str, tuple[Generator, tuple[int, ...]]] | None = None
 ) -> list[Task]:
-    """The questions of one split, SIZES[split] a family, levels in turn. Raises TooSmall."""
+    """The questions of one split, `size` of each family, levels in turn. Raises TooSmall."""
     return [
         task
         for name, (make, levels) in (families or FAMILIES).items()
@@ -76,9 +83,9 @@ def family(name: str, make: Generator, levels: tuple[int, ...], split: Split, se
 def draw(
     name: str, make: Generator, levels: tuple[int, ...], split: Split, seed: int, taken: set[str]
 ) -> Iterator[Task]:
-    """SIZES[split] new questions; their keys are added to `taken`."""
+    """`size` new questions; their keys are added to `taken`."""
     rng = random.Random(f"{seed}:{split}:{name}")
-    for number in range(SIZES[split]):
+    for number in range(size(split, name)):
         level = levels[number % len(levels)]
         for _ in range(MAX_DRAWS):
             question = make(rng, level)
@@ -88,6 +95,11 @@ def draw(
             raise TooSmall(f"{name} level {level} has no further question for {split} after {number}")
         taken.add(key)
         yield as_task(f"{name}-{level}-{split}-{number:04d}", name, level, question)
+
+
+def size(split: Split, name: str) -> int:
+    """How many questions of a family a split holds."""
+    return TUNING_SIZES.get(name, SIZES[Split.TRAIN]) if split is Split.TUNING else SIZES[split]
 
 
 def as_task(name: str, kind: str, level: int, question: Question) -> Task:

@@ -37,6 +37,7 @@ class Program(Record):
     kind: Literal["program"] = "program"
     function: str
     cases: tuple[tuple[list[Any], Any], ...] = Field(min_length=1, description="(arguments, expected result)")
+    answer: str | None = Field(None, description="one that is right; no grader reads it")
 
 
 class Listing(Record):
@@ -45,6 +46,7 @@ class Listing(Record):
     kind: Literal["listing"] = "listing"
     n_items: int = Field(ge=1)
     separator: str
+    answer: str | None = Field(None, description="one that is right; no grader reads it")
 
 
 Verifier = Annotated[Exact | Number | Json | Program | Listing, Field(discriminator="kind")]

@@ -17,12 +17,49 @@ _WORDS = tuple(
     )
 )
 
-_SUBJECTS = ("animals", "fruits", "colours", "countries", "vegetables", "rivers", "sports", "professions", "cities",
-             "musical instruments", "tools", "trees", "languages", "planets", "metals", "pieces of furniture",
-             "parts of the body", "things in a kitchen", "birds", "kinds of cloth", "fish",
-             "insects", "flowers", "drinks", "desserts", "herbs", "spices", "vehicles", "board games",
-             "school subjects", "kinds of weather", "household appliances", "kinds of shoes", "gemstones", "mountains",
-             "islands", "capital cities", "dances", "kinds of bread", "farm animals")  # fmt: skip
+# Subject: examples, the right answer that a generator can name. Keys keep their order, from which questions are drawn.
+_SUBJECTS = {
+    "animals": "dog, cat, horse, cow, lion, elephant",
+    "fruits": "apple, banana, pear, cherry, grape, plum",
+    "colours": "red, blue, green, yellow, black, white",
+    "countries": "France, Japan, Brazil, Canada, Egypt, India",
+    "vegetables": "carrot, potato, onion, spinach, leek, cabbage",
+    "rivers": "Nile, Amazon, Danube, Rhine, Thames, Volga",
+    "sports": "football, tennis, hockey, rowing, boxing, golf",
+    "professions": "teacher, nurse, baker, lawyer, pilot, farmer",
+    "cities": "Paris, London, Tokyo, Madrid, Berlin, Rome",
+    "musical instruments": "piano, violin, flute, drum, guitar, harp",
+    "tools": "hammer, saw, drill, wrench, pliers, chisel",
+    "trees": "oak, pine, birch, maple, willow, elm",
+    "languages": "English, Spanish, French, German, Arabic, Hindi",
+    "planets": "Mercury, Venus, Earth, Mars, Jupiter, Saturn",
+    "metals": "iron, copper, gold, silver, zinc, lead",
+    "pieces of furniture": "chair, table, bed, sofa, desk, shelf",
+    "parts of the body": "head, arm, leg, hand, foot, nose",
+    "things in a kitchen": "pan, knife, spoon, plate, cup, oven",
+    "birds": "eagle, sparrow, owl, swan, robin, crow",
+    "kinds of cloth": "cotton, silk, wool, linen, denim, velvet",
+    "fish": "salmon, trout, tuna, cod, carp, herring",
+    "insects": "ant, bee, fly, beetle, moth, wasp",
+    "flowers": "rose, tulip, lily, daisy, orchid, iris",
+    "drinks": "water, tea, coffee, milk, juice, lemonade",
+    "desserts": "cake, pie, pudding, sorbet, brownie, custard",
+    "herbs": "basil, mint, thyme, parsley, sage, dill",
+    "spices": "pepper, cinnamon, cumin, nutmeg, ginger, saffron",
+    "vehicles": "car, bus, train, truck, bicycle, tram",
+    "board games": "chess, checkers, go, ludo, backgammon, monopoly",
+    "school subjects": "mathematics, history, biology, music, physics, geography",
+    "kinds of weather": "rain, snow, fog, hail, sunshine, wind",
+    "household appliances": "fridge, oven, toaster, kettle, iron, dishwasher",
+    "kinds of shoes": "boots, sandals, sneakers, slippers, loafers, clogs",
+    "gemstones": "ruby, emerald, sapphire, diamond, topaz, opal",
+    "mountains": "Everest, Kilimanjaro, Matterhorn, Fuji, Denali, Elbrus",
+    "islands": "Crete, Sicily, Malta, Cuba, Iceland, Madagascar",
+    "capital cities": "Paris, Rome, Tokyo, Cairo, Lima, Oslo",
+    "dances": "waltz, tango, salsa, polka, rumba, foxtrot",
+    "kinds of bread": "rye, baguette, ciabatta, pita, naan, sourdough",
+    "farm animals": "cow, pig, sheep, goat, horse, chicken",
+}
 _SEPARATORS = ((";", "semicolons"), (",", "commas"))
 
 # English and Spanish; "|" between forms that are both right. Feminine nouns take "la", the others "el".
@@ -54,7 +91,7 @@ def string(rng: random.Random, level: int) -> Question:
         choice = rng.randrange(3)
         if choice == 0:
             # Graded without case: what fails is a word too many or too few.
-            return Question(f"Write the words in capital letters.\n\n{shown}", Exact(answers=(shown,)))
+            return Question(f"Write the words in capital letters.\n\n{shown}", Exact(answers=(shown.upper(),)))
         which, word = [("first", words[0]), ("last", words[-1])][choice - 1]
         return Question(f"Which is the {which} word? Answer with the word only.\n\n{shown}", Exact(answers=(word,)))
     words = rng.sample(_WORDS, 3)
@@ -71,10 +108,10 @@ def instruction(rng: random.Random, level: int) -> Question:
     n = rng.randint(3, 6)
     mark, name = rng.choice(_SEPARATORS)
     if level == 1:
+        subject = rng.choice(tuple(_SUBJECTS))
         return Question(
-            f"Name exactly {n} {rng.choice(_SUBJECTS)}, separated by {name} ({mark}). Answer with the list only, on one"
-            " line.",
-            Listing(n_items=n, separator=mark),
+            f"Name exactly {n} {subject}, separated by {name} ({mark}). Answer with the list only, on one line.",
+            Listing(n_items=n, separator=mark, answer=f"{mark} ".join(_SUBJECTS[subject].split(", ")[:n])),
             max_tokens=32,
         )
     word = rng.choice(_WORDS)

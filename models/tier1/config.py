@@ -45,6 +45,7 @@ class TrainingConfig(Record):
     save_every_steps: int = Field(25, ge=1)
     eval_ratio: float = Field(0.05, ge=0, lt=1, description="share of questions kept for the evaluation loss")
     gradient_checkpointing: bool = False
+    group_by_length: bool = Field(True, description="SFT: batches of like length, so that less of a step is padding")
     threads: int | None = Field(None, ge=1, description="CPU threads; None: torch's own choice")
     seed: int = 0
 

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from models.errors import ModelsError
+from models.flywheel.dedup import leaked
 from routing.labels import fold_of
 from routing.schema import Record
 
@@ -71,7 +72,7 @@ def example_of(line: Mapping[str, Any]) -> Example | None:
 
 
 def target_of(verifier: Mapping[str, Any]) -> str | None:
-    """The answer that a task's program accepts; None where it only checks properties."""
+    """An answer that a task's program accepts; None where it only checks properties and none is named."""
     match verifier["kind"]:
         case "exact":
             return str(verifier["answers"][0])
@@ -79,8 +80,9 @@ def target_of(verifier: Mapping[str, Any]) -> str | None:
             return f"{verifier['value']:g}" if verifier["value"] % 1 else str(int(verifier["value"]))
         case "json":
             return json.dumps(verifier["value"], ensure_ascii=False)
-        case _:
-            return None
+        case _:  # properties are checked; the generator may name one answer that has them
+            answer = verifier.get("answer")
+            return None if answer is None else str(answer)
 
 
 def split_examples(examples: Sequence[Example], eval_ratio: float, seed: int) -> tuple[list[Example], list[Example]]:
@@ -91,6 +93,12 @@ def split_examples(examples: Sequence[Example], eval_ratio: float, seed: int) ->
     for example in examples:
         (held if fold_of(example.prompt, EVAL_FOLDS, seed) < cut else train).append(example)
     return train, held
+
+
+def without(examples: Sequence[Example], evaluation: Sequence[str]) -> list[Example]:
+    """The examples that ask nothing, exactly or nearly, that one of the evaluation prompts asks."""
+    found = set(leaked([example.prompt for example in examples], evaluation))
+    return [example for i, example in enumerate(examples) if i not in found]
 
 
 def examples_sha256(examples: Iterable[Example]) -> str:

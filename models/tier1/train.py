@@ -8,6 +8,7 @@ import argparse
 import json
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, s
 from transformers.trainer_utils import get_last_checkpoint
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
+from models.flywheel.export import read_prompts
 from models.tier1.config import TrainingConfig, load_training
 from models.tier1.curves import draw_curves
-from models.tier1.data import Example, examples_sha256, read_examples, split_examples
+from models.tier1.data import Example, examples_sha256, read_examples, split_examples, without
+from models.tier1.loss import CpuSftTrainer
 from models.tier1.summary import SUMMARY
 from models.weights import cache_dir, model_dir
 
@@ -36,16 +39,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config", type=Path, required=True, metavar="FILE", help="such as deploy/training/lora-cpu.yaml"
     )
     parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="FILE", help="examples, JSON lines")
+    parser.add_argument(
+        "--eval-set", type=Path, nargs="*", default=[], metavar="FILE",
+        help="prompts to be judged by later, JSON lines; examples that ask the same, or nearly, are left out",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="checkpoints, then the adapter")
 
 
 def run(args: argparse.Namespace) -> str:
     """Train, or go on training, and say what was reached."""
-    return json.dumps(train(load_training(args.config), read_examples(args.data), args.out), indent=1)
+    found = read_examples(args.data)
+    examples = without(found, [prompt for path in args.eval_set for prompt in read_prompts(path)])
+    facts = {"eval_sets": [path.name for path in args.eval_set], "n_left_out": len(found) - len(examples)}
+    return json.dumps(train(load_training(args.config), examples, args.out, facts), indent=1)
 
 
-def train(config: TrainingConfig, examples: list[Example], out: Path) -> dict[str, Any]:
-    """Train one adapter into `out`; returns its summary, which `out`/training.json holds as well."""
+def train(
+    config: TrainingConfig, examples: list[Example], out: Path, facts: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Train one adapter into `out`; returns its summary, which `out`/training.json holds as well.
+
+    facts: what else the summary should say, such as where the examples come from.
+    """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     set_seed(config.seed)
@@ -69,6 +84,7 @@ def train(config: TrainingConfig, examples: list[Example], out: Path) -> dict[st
         "method": config.method,
         "config": config.model_dump(mode="json"),
         "data_sha256": examples_sha256(examples),
+        **(facts or {}),
         "n_train": len(kept),
         "n_eval": len(held),
         "categories": sorted({example.category for example in kept}),
@@ -135,7 +151,9 @@ def make_trainer(
     }
     if config.method == "dpo":
         return DPOTrainer(args=DPOConfig(beta=config.dpo_beta, **common), **parts)
-    return SFTTrainer(args=SFTConfig(completion_only_loss=True, **common), **parts)
+    sampling = "group_by_length" if config.group_by_length else "random"
+    make = SFTTrainer if on_gpu else CpuSftTrainer
+    return make(args=SFTConfig(completion_only_loss=True, train_sampling_strategy=sampling, **common), **parts)
 
 
 def dataset_of(examples: list[Example], config: TrainingConfig) -> Dataset:
