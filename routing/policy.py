@@ -7,13 +7,15 @@ for tools, the category's pin. What no rule decides, the router's score does.
 import math
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from routing.schema import Decision, DecisionReason, Record, RequestedModel, RequestFeatures, Tier
 
 HOLD_PATTERN = r"^(full|off|prefix\(\d{1,6}\))$"
+ADAPTER_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"  # it is part of the model's name in answers
+BASE_MODEL: Final = "base"  # where an adapter is named: none
 
 
 class HoldKind(StrEnum):
@@ -40,6 +42,9 @@ class CategoryPolicy(Record):
     threshold: float | None = Field(None, ge=0, le=1, description="go to tier 1 when p_tier1_ok >= threshold")
     hold: str | None = Field(None, pattern=HOLD_PATTERN, description="full, prefix(n tokens) or off; None inherits")
     quality_target: float | None = Field(None, ge=0, le=1, description="of this category; None inherits")
+    adapter: str | None = Field(
+        None, min_length=1, description="name of one of policy.adapters, or base for none; None inherits"
+    )
 
 
 class PolicyConfig(Record):
@@ -66,7 +71,23 @@ class PolicyConfig(Record):
         256, ge=1, description="room an answer needs when the client set no limit (about 190 English words)"
     )
     default_hold: str = Field("full", pattern=HOLD_PATTERN)
+    adapters: dict[Annotated[str, Field(pattern=ADAPTER_PATTERN)], Path] = Field(
+        default_factory=dict, description="LoRA adapters of tier 1 by name: the folder of each; tier1.lora loads them"
+    )
+    default_adapter: str = Field(BASE_MODEL, description="of categories that name none; base: tier 1 as it is")
     categories: dict[str, CategoryPolicy] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _named_adapters_exist(self) -> Self:
+        if BASE_MODEL in self.adapters:
+            raise ValueError(f"{BASE_MODEL!r} means no adapter; give the adapter another name")
+        named = {"default_adapter": self.default_adapter} | {
+            f"categories.{name}.adapter": category.adapter for name, category in self.categories.items()
+        }
+        for key, adapter in named.items():
+            if adapter is not None and adapter != BASE_MODEL and adapter not in self.adapters:
+                raise ValueError(f"{key}: {adapter!r} is not among adapters: {', '.join(self.adapters) or 'none'}")
+        return self
 
 
 class ContextTooLong(ValueError):
@@ -171,6 +192,12 @@ def quality_target(
     if requested is RequestedModel.AUTO_QUALITY:
         return min((t for t in calibrated if t > target), default=target)
     return target
+
+
+def adapter_of(category: str, config: PolicyConfig) -> str | None:
+    """The adapter that drafts a category's requests, by its name in config.adapters; None: the model as it is."""
+    name = config.categories.get(category, CategoryPolicy()).adapter or config.default_adapter
+    return None if name == BASE_MODEL else name
 
 
 def hold_policy(features: RequestFeatures, config: PolicyConfig) -> HoldPolicy:

@@ -16,6 +16,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from routing.release import Variant, marked
+from serving.adapters import read_adapters
 from serving.budgets import Budgets
 from serving.config import StackConfig, parse_config, with_overrides
 from serving.engine import RayRouter, RayTier1, engine_deployment
@@ -61,7 +62,7 @@ def build_stack(config: StackConfig, tier1: DraftEngine, router: RouterModel | N
     targets = tuple(f"{provider.name}/{provider.model}" for provider in config.frontier.providers)
     budgets = Budgets(config.ledger, config.budget, config.cost, targets, telemetry)
 
-    releases = Releases(config.promotion, partial(running, config), telemetry)
+    releases = Releases(config.promotion, partial(running, config), telemetry, tier1.load_adapter)
     spans = None if config.traces is None else Spans.to(config.traces)
 
     async def close() -> None:
@@ -97,7 +98,11 @@ def build_stack(config: StackConfig, tier1: DraftEngine, router: RouterModel | N
 def running(config: StackConfig, variant: Variant | None) -> Running:
     """What decides a request under a variant of a release; None: under the profile. Raises ConfigInvalid."""
     changed = config if variant is None else with_overrides(config, variant.overrides)
-    sections = replace(changed.sections(), learned=read_learned(changed.policy, changed.gate))
+    sections = replace(
+        changed.sections(),
+        learned=read_learned(changed.policy, changed.gate),
+        adapters=read_adapters(changed.policy, changed.tier1.model, changed.tier1.lora, changed.promotion.registry),
+    )
     return Running(sections, config.hash if variant is None else marked(config.hash, variant.version))
 
 

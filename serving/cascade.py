@@ -5,7 +5,7 @@ this file knows the product; every station is one line here, a pure function in 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -13,7 +13,7 @@ from pydantic import Field
 
 from routing.gate import GateConfig, explored
 from routing.learned import Learned, decide_by_head
-from routing.policy import ContextTooLong, PolicyConfig, decide_by_rules, decide_by_score
+from routing.policy import ContextTooLong, PolicyConfig, adapter_of, decide_by_rules, decide_by_score
 from routing.schema import (
     AttemptKind,
     AttemptOutcome,
@@ -33,6 +33,7 @@ from serving.errors import (
     RouterFailed,
 )
 from serving.hold import DraftConfig, GatedDraft
+from serving.payloads import Adapter
 from serving.tiers import Call, Frame, Tiers
 from serving.trace import RequestTrace
 
@@ -57,6 +58,12 @@ class Sections:
     draft: DraftConfig
     cascade: CascadeConfig
     learned: Learned = field(default_factory=Learned)
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
+
+    def adapter_of(self, category: str) -> Adapter | None:
+        """What tier 1 drafts a category with; None: its model as it is."""
+        name = adapter_of(category, self.policy)
+        return None if name is None else self.adapters[name]
 
 
 async def answer(

@@ -26,13 +26,14 @@ from ray.serve.handle import DeploymentHandle
 
 from routing.cost import SharedClock
 from routing.schema import Record
+from serving.adapters import AdapterShelf
 from serving.errors import QueueFull, RouterFailed, StackError, Tier1Failed
 from serving.framing import Framer
 from serving.leash import Leash
 from serving.loopback import keep_replica_on_loopback
 from serving.noop import NoopEngine
-from serving.payloads import DraftPayload, ScorePayload
-from serving.replica_board import ReplicaBoard, ReplicaRoutingConfig, RoutedPrompt, shared_board
+from serving.payloads import Adapter, DraftPayload, ScorePayload
+from serving.replica_board import ReplicaBoard, ReplicaRoutingConfig, routed_prompt, shared_board
 from serving.replica_router import KvAwareRouter
 from serving.router_prompt import RouterPrompts, encode
 from serving.tiers import Call, EngineStats, Frame, RouterScore
@@ -129,6 +130,7 @@ class Engine:
         self._leash = Leash()  # before the first process of the engine
         self._vllm = await VllmEngine.start(config.flags())
         self._tokenizer = copy.deepcopy(self._vllm.tokenizer)  # of our own: vLLM uses its one in other threads
+        self._shelf = AdapterShelf(self._vllm.load_lora)
         self._prompts = RouterPrompts.build(self._tokenizer, config.max_context_tokens)
         self._tokens_seen = 0
         self._proof_at = -math.inf  # perf_counter of the last proof that tokens come out
@@ -141,13 +143,16 @@ class Engine:
 
     async def draft(self, payload: DraftPayload) -> AsyncGenerator[Frame, None]:
         """Generate; see tiers.DraftEngine. Closing the generator aborts the request in vLLM."""
-        framer = Framer(self._config.model, self._replica_id)
+        model = self._config.model if payload.adapter is None else payload.adapter.served_as
+        if payload.adapter is not None and (why := await self._shelf.load(payload.adapter)) is not None:
+            raise Tier1Failed(f"the adapter {model} is not served: {why}")
+        framer = Framer(model, self._replica_id)
         ticket = self._clock.enter(time.perf_counter())
         try:
             steps = self._vllm.answer(
                 payload.api,
                 payload.body,
-                model=self._config.model,
+                model=model,
                 request_id=payload.request_id,
                 prompt_token_ids=payload.prompt_token_ids,
                 cache_salt=payload.cache_salt,
@@ -161,6 +166,10 @@ class Engine:
                         yield frame
         finally:
             self._clock.leave(ticket, time.perf_counter())
+
+    async def load_adapter(self, adapter: Adapter) -> str | None:
+        """Have an adapter ready before the first request for it; why not, when it is refused."""
+        return await self._shelf.load(adapter)
 
     async def score(self, payload: ScorePayload) -> RouterScore:
         """Ask the router model one yes/no question; p_yes is its softmax over both labels."""
@@ -321,7 +330,7 @@ class RayTier1:
     def __init__(self, handle: DeploymentHandle, config: EngineConfig) -> None:
         self.model = config.model
         self.max_context_tokens = config.max_context_tokens
-        self._engine = Methods(handle)
+        self._handle, self._engine = handle, Methods(handle)
         self.board = (
             shared_board(handle.app_name, handle.deployment_name, config.replica_routing)
             if config.routes_by_cache
@@ -338,6 +347,7 @@ class RayTier1:
             call.cache_salt,
             call.stream,
             call.session_id,
+            call.adapter,
         )
         frames = self._generate(payload) if self.board is None else self._chosen(payload, self.board)
         async with aclosing(frames):
@@ -346,7 +356,7 @@ class RayTier1:
 
     async def _chosen(self, payload: DraftPayload, board: ReplicaBoard) -> AsyncGenerator[Frame, None]:
         """Tell the board what becomes of the request, and the caller how its replica was chosen."""
-        board.expect(RoutedPrompt(payload.request_id, payload.prompt_token_ids, payload.cache_salt, payload.session_id))
+        board.expect(routed_prompt(payload))
         told = prefilled = False
         try:
             async with aclosing(self._generate(payload)) as frames:
@@ -378,6 +388,14 @@ class RayTier1:
         finally:
             if not ended:
                 frames.cancel()
+
+    async def load_adapter(self, adapter: Adapter) -> str | None:
+        """See tiers.DraftEngine."""
+        try:
+            said = await self._handle.broadcast("load_adapter", adapter).results_async()
+        except Exception as error:
+            raise from_ray(error, Tier1Failed) from error
+        return next((why for why in said if why is not None), None)
 
     async def probe(self) -> None:
         """See tiers.DraftEngine."""

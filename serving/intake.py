@@ -76,19 +76,21 @@ async def make_call(
     hint = {"metadata": wire.metadata} if isinstance(wire, ChatCompletionBody) else {}
     if steering_attempt(last_text(body)):
         stack.telemetry.steering.inc()
+    features = request_features({**body, **hint}, api, len(ids), sections.policy)
     return Call(
         request_id=request_id,
         tenant=principal.tenant,
         api=api,
         model=model,
         body=body,
-        features=request_features({**body, **hint}, api, len(ids), sections.policy),
+        features=features,
         prompt_token_ids=ids,
         cache_salt=tenant_salt(stack.salt_secret, principal.tenant),
         deadline=arrived + stack.gateway.request_deadline_s,
         stream=bool(wire.stream),
         include_usage=bool(wire.stream_options and wire.stream_options.include_usage),
         session_id=header_id(request, "x-session-id"),
+        adapter=sections.adapter_of(features.category),
     )
 
 

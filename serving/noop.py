@@ -33,6 +33,9 @@ class NoopEngine:
         self._model = config.model
         self._replica_id = serve.get_replica_context().replica_id.unique_id
 
+    async def load_adapter(self, adapter: Any) -> None:
+        """Nothing to load."""
+
     async def draft(self, payload: Any) -> AsyncGenerator[Frame, None]:
         """As many words as were asked for, each in a frame of its own."""
         started = time.perf_counter()

@@ -7,6 +7,19 @@ from routing.schema import Api
 
 
 @dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter of tier 1 that was checked (serving/adapters.py).
+
+    served_as: MODEL:NAME@VERSION, what answers, ledger rows, the engine and its KV blocks call the model with it on.
+    files_sha256: of all it consists of; the replica looks again before the engine reads them.
+    """
+
+    served_as: str
+    folder: str
+    files_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class DraftPayload:
     """What a replica and the choice of it need of a call, and nothing else of it."""
 
@@ -17,6 +30,7 @@ class DraftPayload:
     cache_salt: str
     stream: bool
     session_id: str | None = None
+    adapter: Adapter | None = None
 
     @property
     def messages(self) -> Any:

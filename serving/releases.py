@@ -6,7 +6,7 @@ one is refused as a whole. A request takes its configuration once, when it arriv
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,9 +16,12 @@ from pydantic import Field, ValidationError
 from routing.release import RELEASE_FILE, Release, Variant
 from routing.schema import Record
 from serving.cascade import Sections
-from serving.errors import ConfigInvalid
+from serving.errors import ConfigInvalid, StackError
+from serving.payloads import Adapter
 
 log = logging.getLogger(__name__)
+
+LOAD_TIMEOUT_S = 30.0  # for a replica to read an adapter: a busy CPU engine takes part of a second
 
 
 class PromotionConfig(Record):
@@ -53,6 +56,12 @@ class _Loaded:
     canary: Running | None
 
     @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """What either variant may draft with."""
+        variants = (self.stable, *([] if self.canary is None else [self.canary]))
+        return tuple({a.served_as: a for v in variants for a in v.sections.adapters.values()}.values())
+
+    @property
     def hashes(self) -> tuple[str, ...]:
         return (self.stable.config_hash, *([] if self.canary is None else [self.canary.config_hash]))
 
@@ -64,9 +73,13 @@ class Releases:
     """
 
     def __init__(
-        self, config: PromotionConfig, build: Callable[[Variant | None], Running], observer: ReleaseObserver
+        self,
+        config: PromotionConfig,
+        build: Callable[[Variant | None], Running],
+        observer: ReleaseObserver,
+        load_adapter: Callable[[Adapter], Awaitable[str | None]] | None = None,
     ) -> None:
-        self._config, self._build, self._observer = config, build, observer
+        self._config, self._build, self._observer, self._load_adapter = config, build, observer, load_adapter
         self._profile = build(None)
         self._loaded: _Loaded | None = None
         self._seen: tuple[int, int, int] | None = None
@@ -99,24 +112,60 @@ class Releases:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def reload(self) -> None:
-        """Look at the file once: apply what is new and good, refuse what is new and bad, keep what runs otherwise."""
-        if self._config.registry is None:
+        """Look at the file once: apply what is new and good, refuse what is new and bad, keep what runs otherwise.
+
+        An adapter that it names is read by the replicas with the first request for it.
+        """
+        loaded = self._look()
+        if loaded is not None:
+            self._apply(loaded)
+
+    async def follow(self) -> None:
+        """The same while serving: off the event loop, and the replicas have read its adapters before it is applied."""
+        loaded = await asyncio.to_thread(self._look)
+        if loaded is None:
             return
+        for adapter in loaded.adapters:
+            if (why := await self._unloadable(adapter)) is not None:
+                self._refuse(f"{adapter.served_as}: {why}")
+                return
+        self._apply(loaded)
+
+    async def _unloadable(self, adapter: Adapter) -> str | None:
+        """Why the replicas cannot have it; None when they have, or when none answers now: they read it later then."""
+        if self._load_adapter is None:
+            return None
+        try:
+            async with asyncio.timeout(LOAD_TIMEOUT_S):
+                return await self._load_adapter(adapter)
+        except (StackError, TimeoutError) as error:
+            log.warning("no replica has loaded %s yet: %s", adapter.served_as, error)
+            return None
+
+    def _look(self) -> _Loaded | None:
+        """What a new release file says; None when there is none, or none that is good."""
+        if self._config.registry is None:
+            return None
         path = self._config.registry / RELEASE_FILE
         try:
             stat = path.stat()
         except OSError:
-            return  # nothing was promoted yet, or the disk is away: what runs goes on
+            return None  # nothing was promoted yet, or the disk is away: what runs goes on
         seen = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
         if seen == self._seen:
-            return
+            return None
         self._seen = seen
         try:
-            loaded = load(path, self._build)
+            return load(path, self._build)
         except ConfigInvalid as error:
-            log.error("release refused, what runs stays: %s", error.message)
-            self._observer.reloaded(False, self._hashes)
-            return
+            self._refuse(error.message)
+            return None
+
+    def _refuse(self, why: str) -> None:
+        log.error("release refused, what runs stays: %s", why)
+        self._observer.reloaded(False, self._hashes)
+
+    def _apply(self, loaded: _Loaded) -> None:
         self._loaded = loaded
         log.info("release applied", extra={"config": loaded.hashes})
         self._observer.reloaded(True, loaded.hashes)
@@ -129,7 +178,7 @@ class Releases:
         while True:
             await asyncio.sleep(self._config.poll_s)
             try:
-                await asyncio.to_thread(self.reload)
+                await self.follow()
             except Exception:  # a bug must not end the watching
                 log.exception("reload")
 

@@ -20,6 +20,7 @@ from routing.replica_load import Arrivals, PrefillRate, ReplicaLoad, UnseenWork
 from routing.replicas import NoReplicaAvailable, Prompt, ReplicaConfig, ReplicaState, rank_replicas
 from routing.schema import Record, ReplicaChoice, ReplicaMode
 from serving.kv_events import EventCounts
+from serving.payloads import DraftPayload
 from serving.replica_seat import Seat
 
 
@@ -48,6 +49,13 @@ class RoutedPrompt(NamedTuple):
     prompt_token_ids: Sequence[int]
     cache_salt: str
     session_id: str | None
+    lora_name: str | None = None
+
+
+def routed_prompt(payload: DraftPayload) -> RoutedPrompt:
+    """What a board has to know of a draft; its adapter is part of what its KV blocks are found by."""
+    lora_name = None if payload.adapter is None else payload.adapter.served_as
+    return RoutedPrompt(payload.request_id, payload.prompt_token_ids, payload.cache_salt, payload.session_id, lora_name)
 
 
 @dataclass(slots=True)
@@ -318,7 +326,8 @@ class ReplicaBoard:
         size = seat.block_size_tokens
         assert size is not None
         if size not in entry.keys:
-            entry.keys[size] = block_keys(entry.prompt.prompt_token_ids, size, root_key(entry.prompt.cache_salt))
+            root = root_key(entry.prompt.cache_salt, entry.prompt.lora_name)
+            entry.keys[size] = block_keys(entry.prompt.prompt_token_ids, size, root)
         return entry.keys[size]
 
     def _decided(self, entry: Open, mode: ReplicaMode, cached_tokens: int | None, started: float) -> None:

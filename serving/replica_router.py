@@ -15,7 +15,7 @@ from ray.serve._private.request_router.replica_wrapper import RunningReplica
 from ray.serve.request_router import RequestRouter
 
 from serving.payloads import DraftPayload
-from serving.replica_board import ReplicaRoutingConfig, RoutedPrompt, shared_board
+from serving.replica_board import ReplicaRoutingConfig, RoutedPrompt, routed_prompt, shared_board
 
 
 class KvAwareRouter(RequestRouter):  # type: ignore[misc]  # Ray is untyped here
@@ -121,4 +121,4 @@ def prompt_of(pending: PendingRequest) -> RoutedPrompt | None:
     payload = pending.args[0] if pending.args else None
     if not isinstance(payload, DraftPayload):
         return None
-    return RoutedPrompt(payload.request_id, payload.prompt_token_ids, payload.cache_salt, payload.session_id)
+    return routed_prompt(payload)

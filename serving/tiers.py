@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from routing.schema import Api, ReplicaChoice, RequestedModel, RequestFeatures, ToolCall, Usage
+from serving.payloads import Adapter
 
 if TYPE_CHECKING:
     from serving.trace import RequestTrace
@@ -37,6 +38,7 @@ class Call:
     include_usage: bool = False
     session_id: str | None = None
     capped_model: RequestedModel | None = None  # what a budget made of `model`
+    adapter: Adapter | None = None  # what tier 1 drafts with, by the request's category
 
     @property
     def target(self) -> RequestedModel:
@@ -136,6 +138,10 @@ class DraftEngine(Protocol):
         Raises Tier1Failed (engine dead or erroring), QueueFull (admission limit), InvalidRequest (the engine refused
         the parameters) - also mid-way.
         """
+        ...
+
+    async def load_adapter(self, adapter: Adapter) -> str | None:
+        """Have an adapter ready on every replica; why not, when one refuses it. Raises Tier1Failed: nobody answers."""
         ...
 
     async def probe(self) -> None:

@@ -20,6 +20,7 @@ from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
 from vllm.inputs.engine import tokens_input
 from vllm.outputs import RequestOutput
 from vllm.platforms import current_platform
@@ -245,6 +246,15 @@ class VllmEngine:
     def shutdown(self) -> None:
         """End the engine's processes."""
         self._client.shutdown()
+
+    async def load_lora(self, name: str, folder: str) -> str | None:
+        """Make a LoRA adapter answer under `name`, from the next request on; why not, when the engine refuses it.
+
+        Its name is part of what the engine's KV blocks are found by, so other weights need another name.
+        """
+        request = LoadLoRAAdapterRequest(lora_name=name, lora_path=folder)
+        said = await self._state.openai_serving_models.load_lora_adapter(request)
+        return said.error.message if isinstance(said, ErrorResponse) else None
 
     async def render(self, body: Mapping[str, Any]) -> list[int]:
         """vLLM's own rendering of a chat body to prompt token ids. Raises InvalidRequest."""

@@ -4,6 +4,7 @@ The kernel layer is a list of named switches, so that a benchmark can turn each 
 """
 
 import json
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -63,6 +64,26 @@ class KvTransfer(Record):
         )
 
 
+class LoraSettings(Record):
+    """Low-rank adapters that an engine may load next to its model, while it serves. `policy.adapters` names them.
+
+    On a CPU vLLM does not compile an engine with adapters.
+    """
+
+    max_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] = Field(16, description="of the ranks that vLLM has")
+    max_active: int = Field(2, ge=1, description="in one step; while a new one is promoted, the old one still answers")
+    max_loaded: int = Field(4, ge=1, description="in memory; the least recently used one leaves and is read again")
+    folders: tuple[Path, ...] = Field(
+        (Path("deploy/artefacts"),), description="adapters come from here or from promotion.registry, nowhere else"
+    )
+
+    @model_validator(mode="after")
+    def _active_ones_are_loaded(self) -> Self:
+        if self.max_loaded < self.max_active:
+            raise ValueError(f"max_loaded {self.max_loaded} is below max_active {self.max_active}")
+        return self
+
+
 class VllmSettings(Record):
     """One model on one vLLM engine: how much of the machine it takes and how long its steps may be."""
 
@@ -95,6 +116,7 @@ class VllmSettings(Record):
     tensor_parallel: int = Field(1, ge=1, description="GPUs that share one engine")
     expert_parallel: bool = Field(False, description="mixture of experts: whole experts per GPU instead of slices")
     kv_transfer: KvTransfer | None = None
+    lora: LoraSettings | None = Field(None, description="None: this engine takes no adapters")
     tool_parser: str | None = Field(None, description="vLLM's name of the model's tool-call format; None: no tools")
     engine_args: dict[str, str | int | float | bool] = Field(
         default_factory=dict, description="further vLLM flags by name, e.g. quantization: fp8; they win"
@@ -131,6 +153,10 @@ class VllmSettings(Record):
             "tensor_parallel_size": None if self.tensor_parallel == 1 else self.tensor_parallel,
             "enable_expert_parallel": self.expert_parallel or None,
             "kv_transfer_config": None if self.kv_transfer is None else self.kv_transfer.flag(),
+            "enable_lora": None if self.lora is None else True,
+            "max_lora_rank": None if self.lora is None else self.lora.max_rank,
+            "max_loras": None if self.lora is None else self.lora.max_active,
+            "max_cpu_loras": None if self.lora is None else self.lora.max_loaded,
             "enable_prompt_tokens_details": True,
             "enable_auto_tool_choice": True if self.tool_parser else None,
             "tool_call_parser": self.tool_parser,

@@ -93,7 +93,12 @@ def journey_config(tmp_path: Path, upstream: ScriptedUpstream, **sections: Any) 
         "gateway": {"secret_file": str(tmp_path / "secret")},
         "release": {"hold_headers_s": 0.5, "keepalive_s": 0.2, "write_timeout_s": 1.0},
         "router": {"model": "scripted-router", "max_context_tokens": 4096, "kv_cache_gib": 1},
-        "tier1": {"model": "scripted-tier1", "max_context_tokens": 4096, "kv_cache_gib": 1},
+        "tier1": {
+            "model": "scripted-tier1",
+            "max_context_tokens": 4096,
+            "kv_cache_gib": 1,
+            "lora": {"max_rank": 8},
+        },
         "frontier": {
             "providers": [
                 {

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from routing.schema import Api, ToolCall, Usage
 from serving.errors import RouterFailed, StackError, Tier1Failed
+from serving.payloads import Adapter
 from serving.tiers import Call, EngineStats, Frame, RouterScore
 from tests.journey.upstream_wire import Bell
 
@@ -60,8 +61,14 @@ class ScriptedTier1:
         self.samples_wait: asyncio.Event | None = None
         self.sampled: list[Call] = []
         self.probe_error: StackError | None = None
+        self.loaded: list[Adapter] = []
+        self.refuses_adapters: str | None = None
         self._queue: deque[Draft] = deque()
         self.bell = Bell()
+
+    def served_as(self, call: Call) -> str:
+        """The model's name, as an engine with adapters gives it."""
+        return self.model if call.adapter is None else call.adapter.served_as
 
     def script(self, *drafts: Draft) -> Self:
         """Play these next, in order."""
@@ -72,6 +79,12 @@ class ScriptedTier1:
         """Play this whenever the queue is empty."""
         self.default = draft
         return self
+
+    async def load_adapter(self, adapter: Adapter) -> str | None:
+        """See tiers.DraftEngine; `refuses_adapters` says why not."""
+        if self.refuses_adapters is None:
+            self.loaded.append(adapter)
+        return self.refuses_adapters
 
     async def draft(self, call: Call) -> AsyncGenerator[Frame, None]:
         """Play the next script; further samples of an earlier call come from `samples`."""
@@ -107,7 +120,7 @@ class ScriptedTier1:
             for choice, text in enumerate(self.samples):
                 yield Frame(choice=choice, text=text, n_tokens=len(text.split()))
             usage = Usage(input_tokens=call.features.input_tokens, output_tokens=6, cached_tokens=0)
-            yield Frame(usage=usage, engine_s=0.001, replica_id="r0", model=self.model)
+            yield Frame(usage=usage, engine_s=0.001, replica_id="r0", model=self.served_as(call))
         finally:
             self.running -= 1
             self.bell.ring()
@@ -132,7 +145,8 @@ class ScriptedTier1:
             )
         if draft.error is not None:
             raise draft.error
-        last = {"usage": usage, "engine_s": time.perf_counter() - started, "replica_id": "r0", "model": self.model}
+        last: dict[str, Any] = {"usage": usage, "engine_s": time.perf_counter() - started, "replica_id": "r0"}
+        last["model"] = self.served_as(call)
         if call.stream:
             delta = {"tool_calls": wire_calls(draft.tool_calls)} if draft.tool_calls else {}
             yield replace(end, data=chunk(call, delta, draft.finish_reason))

@@ -9,6 +9,7 @@ from benchmarks.__main__ import main
 from benchmarks.tasks.grading import grade
 from benchmarks.tasks.suite import FAMILIES, SIZES, Split, TooSmall, family, tasks
 from benchmarks.tasks.task import Exact, Question
+from models.tier1.data import target_of
 from routing.labels import question_key
 
 
@@ -18,6 +19,8 @@ def test_splits_share_no_question() -> None:
     assert all(len(set(own)) == len(own) for own in keys.values())
     assert not set(keys[Split.TRAIN]) & set(keys[Split.CALIBRATION])
     assert not (set(keys[Split.TRAIN]) | set(keys[Split.CALIBRATION])) & set(keys[Split.TEST])
+    others = set(keys[Split.TRAIN]) | set(keys[Split.CALIBRATION]) | set(keys[Split.TEST])
+    assert not set(keys[Split.TUNING]) & others
 
 
 def test_a_seed_always_gives_the_same_questions_and_another_seed_others() -> None:
@@ -38,6 +41,14 @@ def test_right_answers_of_the_data_are_graded_right() -> None:
     for task in tasks(Split.TEST):
         if isinstance(task.verifier, Exact):
             assert all(grade(task.verifier, answer) == 1.0 for answer in task.verifier.answers)
+
+
+@pytest.mark.parametrize("split", [Split.TEST, Split.TUNING])
+def test_every_task_names_an_answer_that_its_own_program_accepts(split: Split) -> None:
+    for task in tasks(split):
+        answer = target_of(task.verifier.model_dump())
+        assert answer is not None
+        assert grade(task.verifier, answer) == 1.0, task.id
 
 
 def test_family_that_repeats_itself_is_refused() -> None:

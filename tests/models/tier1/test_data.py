@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from models.tier1.data import Example, ExamplesInvalid, example_of, examples_sha256, read_examples, split_examples
+from models.tier1.data import (
+    Example,
+    ExamplesInvalid,
+    example_of,
+    examples_sha256,
+    read_examples,
+    split_examples,
+    without,
+)
 
 CHAT = [{"role": "user", "content": "2+2?"}]
 
@@ -27,6 +35,25 @@ def test_task_with_one_right_answer_is_an_example(verifier: dict[str, object], t
 @pytest.mark.parametrize("kind", ["program", "listing"])
 def test_task_that_only_checks_properties_is_left_out(kind: str) -> None:
     assert example_of({"id": "t", "category": "c", "messages": CHAT, "verifier": {"kind": kind}}) is None
+
+
+@pytest.mark.parametrize("kind", ["program", "listing"])
+def test_answer_that_the_generator_names_is_the_target(kind: str) -> None:
+    verifier = {"kind": kind, "answer": "a; b"}
+    found = example_of({"id": "t", "category": "c", "messages": CHAT, "verifier": verifier})
+    assert found is not None
+    assert found.completion == "a; b"
+
+
+def test_examples_like_an_evaluation_prompt_are_left_out() -> None:
+    def ask(text: str) -> Example:
+        return Example(id=text, category="c", messages=({"role": "user", "content": text},), completion="x")
+
+    asked = "Which of these four words comes first in the alphabet: pear, fig, plum or apple?"
+    nearly = "Which of these four words comes first in the alphabet: pear, fig, plum or apple then?"
+    other = "Write the date of the third Monday in May as year, month and day."
+    kept = without([ask(asked), ask(asked.upper()), ask(nearly), ask(other)], [asked])
+    assert [example.prompt for example in kept] == [other]
 
 
 def test_wrong_line_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,140 @@
+"""LoRA adapters that tier 1 may draft with: which folders they may come from, what has to be in them, who has them.
+
+The gateway checks an adapter when its configuration is read, the replica checks the same bytes again before its engine
+reads them. A refusal is ConfigInvalid with the reason, so that whoever reloads keeps what it had.
+"""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from safetensors import SafetensorError, safe_open
+
+from routing.policy import PolicyConfig
+from serving.errors import ConfigInvalid
+from serving.payloads import Adapter
+from serving.vllm_settings import LoraSettings
+
+WEIGHTS: Final = "adapter_model.safetensors"
+SETTINGS: Final = "adapter_config.json"
+# What may lie beside them. vLLM reads adapter_model.bin and .pt too, and both are pickles.
+HARMLESS: Final = frozenset({".json", ".safetensors", ".png", ".md", ".txt", ".jinja", ".yaml"})
+MAX_BYTES: Final = 2 * 2**30
+VERSION_DIGITS: Final = 12
+LORA_TENSORS: Final = (".lora_A.weight", ".lora_B.weight")
+
+
+def read_adapters(
+    policy: PolicyConfig, model: str, lora: LoraSettings | None, registry: Path | None
+) -> dict[str, Adapter]:
+    """The adapters of `policy.adapters` by name, every file checked. Raises ConfigInvalid naming key and reason.
+
+    model: what the adapters go on. registry: its artefacts are allowed beside the folders that `lora` names.
+    """
+    if policy.adapters and lora is None:
+        raise ConfigInvalid("policy.adapters is set, but the engine takes none; set tier1.lora, e.g. {max_rank: 16}")
+    found: dict[str, Adapter] = {}
+    for name, folder in policy.adapters.items():
+        assert lora is not None
+        roots = (*lora.folders, *(() if registry is None else (registry / "artefacts",)))
+        try:
+            found[name] = read_adapter(name, folder, model, lora.max_rank, roots)
+        except ConfigInvalid as error:
+            raise ConfigInvalid(f"policy.adapters.{name}: {error.message}") from error
+    return found
+
+
+def read_adapter(name: str, folder: Path, model: str, max_rank: int, roots: Iterable[Path]) -> Adapter:
+    """One adapter. Raises ConfigInvalid: elsewhere than in `roots`, a pickle, a link, a rank or a tensor too many."""
+    folder = folder.resolve()
+    allowed = [root.resolve() for root in roots]
+    if not any(folder.is_relative_to(root) for root in allowed):
+        raise ConfigInvalid(f"{folder} is in none of the folders that adapters may come from: {listed(allowed)}")
+    digest = files_sha256(folder)
+    check_settings(folder / SETTINGS, max_rank)
+    check_tensors(folder / WEIGHTS)
+    return Adapter(f"{model}:{name}@{digest[:VERSION_DIGITS]}", str(folder), digest)
+
+
+def files_sha256(folder: Path) -> str:
+    """Hash of settings and weights. Raises ConfigInvalid when they cannot be read or lie beside what is not allowed."""
+    digest = hashlib.sha256()
+    try:
+        for path in sorted(folder.iterdir()):
+            if path.is_symlink() or not path.is_file() or path.suffix not in HARMLESS:
+                raise ConfigInvalid(f"{path}: an adapter's folder holds plain files of {listed(sorted(HARMLESS))} only")
+        for name in (SETTINGS, WEIGHTS):
+            size = (folder / name).stat().st_size
+            if size > MAX_BYTES:
+                raise ConfigInvalid(f"{folder / name}: larger than {MAX_BYTES} bytes")
+            digest.update(size.to_bytes(8, "little"))
+            with (folder / name).open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    except OSError as error:
+        raise ConfigInvalid(f"{error.filename or folder}: cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def check_settings(path: Path, max_rank: int) -> None:
+    """Only what an engine can lay over its weights: low-rank matrices, nothing whole. Raises ConfigInvalid."""
+    try:
+        settings: dict[str, Any] = json.loads(path.read_bytes())
+        rank, kind = int(settings["r"]), settings["peft_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigInvalid(f"{path}: not the settings of a LoRA: {error!r}") from error
+    if kind != "LORA" or settings.get("modules_to_save") or settings.get("use_dora"):
+        raise ConfigInvalid(f"{path}: only plain LoRA without modules_to_save and DoRA can be served, found {kind}")
+    if not 1 <= rank <= max_rank:
+        raise ConfigInvalid(f"{path}: rank {rank}, tier1.lora.max_rank is {max_rank}")
+
+
+def check_tensors(path: Path) -> None:
+    """Safetensors that hold pairs of low-rank matrices and nothing else. Raises ConfigInvalid."""
+    try:
+        with safe_open(str(path), framework="np") as file:
+            names = list(file.keys())
+    except (OSError, SafetensorError) as error:
+        raise ConfigInvalid(f"{path}: not safetensors: {error}") from error
+    if not names or (odd := [name for name in names if not name.endswith(LORA_TENSORS)]):
+        raise ConfigInvalid(f"{path}: holds {odd[0] if names else 'nothing'}, expected lora_A and lora_B matrices")
+
+
+def listed(items: Iterable[object]) -> str:
+    """For a message."""
+    return ", ".join(map(str, items)) or "none"
+
+
+class AdapterShelf:
+    """The adapters that one replica's engine has; each is read once, by the first request or a promotion before it.
+
+    load: tells the engine to read a folder under a name and returns why not (serving/vllm_adapter.py).
+    """
+
+    def __init__(self, load: Callable[[str, str], Awaitable[str | None]]) -> None:
+        self._load = load
+        self._ready: set[str] = set()
+        self._lock = asyncio.Lock()
+
+    async def load(self, adapter: Adapter) -> str | None:
+        """Have the engine read it unless it has; why not, when its files are not those that were checked or it refuses.
+
+        Never takes anything away: requests on an older adapter finish on it, and the engine drops what is used least.
+        """
+        if adapter.served_as in self._ready:
+            return None
+        async with self._lock:
+            if adapter.served_as in self._ready:
+                return None
+            try:
+                seen = await asyncio.to_thread(files_sha256, Path(adapter.folder))
+            except ConfigInvalid as error:
+                return error.message
+            if seen != adapter.files_sha256:
+                return f"{adapter.folder}: its files are not those that were checked"
+            why = await self._load(adapter.served_as, adapter.folder)
+            if why is None:
+                self._ready.add(adapter.served_as)
+            return why
