@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", help="artefact of the registry; none with --finish")
     parser.add_argument("--pairs", type=Path, nargs="*", metavar="FILE", help="held-out graded pairs, for heads")
     parser.add_argument("--graded", type=Path, nargs=2, metavar="FILE", help="graded answers of what runs and of it")
+    parser.add_argument(
+        "--categories", nargs="*", default=[], metavar="NAME", help="of an adapter: draft and judge these alone"
+    )
     parser.add_argument("--canary-ratio", type=float, default=0.1, help="share of requests at first; 1: all at once")
     parser.add_argument("--margin", type=float, default=0.05, help="quality that a category may lose (0..1)")
     parser.add_argument("--finish", action="store_true", help="make the running canary stable")
@@ -45,16 +48,13 @@ def run(args: argparse.Namespace) -> str:
         if args.name is None:
             raise CommandLineWrong("name an artefact, or use --finish")
         try:
-            if registry.verified(args.name).kind is ArtefactKind.ADAPTER:
-                # The engines do not load adapters yet: a release that named one would promise what nobody serves.
-                comparison = judged(registry, args)
-                registry.audit("compared", artefact=args.name, detail=comparison.model_dump(mode="json"))
-                return json.dumps({"release": None, "comparison": comparison.model_dump()}, indent=1)
+            if args.categories and registry.verified(args.name).kind is not ArtefactKind.ADAPTER:
+                raise CommandLineWrong("--categories chooses what an adapter is for; a head decides every category")
+            share = (registry, args.name, args.canary_ratio, args.categories)
             if args.force:
-                release = start_canary(registry, args.name, args.canary_ratio, reasons=(f"forced: {args.force}",))
-                return release.model_dump_json(indent=1)
+                return start_canary(*share, reasons=(f"forced: {args.force}",)).model_dump_json(indent=1)
             comparison = judged(registry, args)
-            release = start_canary(registry, args.name, args.canary_ratio, detail=comparison.model_dump(mode="json"))
+            release = start_canary(*share, detail=comparison.model_dump(mode="json"))
         except Refused as refused:
             registry.audit("refused", artefact=args.name, reasons=refused.reasons, detail={"why": str(refused)})
             raise
@@ -71,4 +71,9 @@ def judged(registry: Registry, args: argparse.Namespace) -> Comparison:
     if not args.graded:
         raise CommandLineWrong("--graded RUNNING CANDIDATE: an adapter is judged on graded answers of both")
     (running, categories), (candidate, _) = (read_graded(path) for path in args.graded)
+    if args.categories:
+        running, candidate = (
+            {task: quality for task, quality in graded.items() if categories.get(task) in args.categories}
+            for graded in (running, candidate)
+        )
     return judge_adapter(registry, args.name, running, candidate, categories, margins)

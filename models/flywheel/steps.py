@@ -1,5 +1,6 @@
 """The steps of a promotion: canary first, then everybody; back at any time. Every step is on record."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from models.flywheel.monitor import Live, LiveMargins, turned
@@ -9,13 +10,20 @@ from routing.release import Release, Variant
 SECTION_OF = {ArtefactKind.ROUTER: "policy", ArtefactKind.GATE: "gate"}
 
 
-def variant_with(registry: Registry, manifest: ArtefactManifest, stable: Variant, version: int) -> Variant:
-    """The stable variant with one artefact exchanged and what is set along with it."""
+def variant_with(
+    registry: Registry, manifest: ArtefactManifest, stable: Variant, version: int, categories: Sequence[str] = ()
+) -> Variant:
+    """The stable variant with one artefact exchanged and what is set along with it.
+
+    categories: what an adapter is for; none: for all.
+    """
     overrides: dict[str, dict[str, Any]] = {section: dict(values) for section, values in stable.overrides.items()}
     for section, values in manifest.overrides.items():
         overrides.setdefault(section, {}).update(values)
-    if manifest.kind in SECTION_OF:
-        folder = str(registry.folder(manifest.name).resolve())
+    folder = str(registry.folder(manifest.name).resolve())
+    if manifest.kind is ArtefactKind.ADAPTER:
+        overrides["policy"] = with_adapter(overrides.get("policy", {}), manifest.name, folder, categories)
+    else:
         overrides.setdefault(SECTION_OF[manifest.kind], {})["artefact"] = folder
     return Variant(
         version=version,
@@ -25,11 +33,35 @@ def variant_with(registry: Registry, manifest: ArtefactManifest, stable: Variant
     )
 
 
-def start_canary(registry: Registry, name: str, ratio: float, **audit: Any) -> Release:
-    """Give a verified artefact a share of the requests, or, with ratio 1, all of them. Raises Refused."""
+def with_adapter(policy: dict[str, Any], name: str, folder: str, categories: Sequence[str]) -> dict[str, Any]:
+    """The policy's overrides with an adapter for these categories, or for all; adapters nobody drafts with leave."""
+    chosen = {category: dict(values) for category, values in policy.get("categories", {}).items()}
+    default = policy.get("default_adapter")
+    if categories:
+        for category in categories:
+            chosen.setdefault(category, {})["adapter"] = name
+    else:
+        default = name
+        chosen = {category: {k: v for k, v in values.items() if k != "adapter"} for category, values in chosen.items()}
+    used = {default, *(values.get("adapter") for values in chosen.values())}
+    adapters = {**policy.get("adapters", {}), name: folder}
+    changed = {
+        "adapters": {known: where for known, where in adapters.items() if known in used},
+        "categories": {category: values for category, values in chosen.items() if values},
+        "default_adapter": default,
+    }
+    kept = {key: value for key, value in policy.items() if key not in changed}
+    return kept | {key: value for key, value in changed.items() if value}
+
+
+def start_canary(registry: Registry, name: str, ratio: float, categories: Sequence[str] = (), **audit: Any) -> Release:
+    """Give a verified artefact a share of the requests, or, with ratio 1, all of them. Raises Refused.
+
+    categories: what an adapter is for; none: for all.
+    """
     manifest = registry.verified(name)
     stable = registry.release().stable
-    candidate = variant_with(registry, manifest, stable, registry.next_version())
+    candidate = variant_with(registry, manifest, stable, registry.next_version(), categories)
     if ratio >= 1:
         release, step = Release(stable=candidate), "promoted"
     else:

@@ -75,8 +75,7 @@ def train(
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=resumed)
     evaluated = trainer.evaluate() if held else {}
-    trainer.save_model(str(out))
-    (out / "training_args.bin").unlink(missing_ok=True)  # a pickle; training.json says the same
+    save_adapter(trainer.model, config.base, out)
     history = trainer.state.log_history
     draw_curves(history, out / "loss.png")
     summary = {
@@ -100,6 +99,14 @@ def train(
     }
     (out / SUMMARY).write_text(json.dumps(summary, indent=1), encoding="utf-8")
     return {key: value for key, value in summary.items() if key not in ("history", "config")}
+
+
+def save_adapter(model: Any, base: str, out: Path) -> None:
+    """The adapter's weights and settings alone: no tokenizer, no pickle, and the base by its name, not by its place."""
+    for settings in model.peft_config.values():
+        settings.base_model_name_or_path = base
+    model.save_pretrained(str(out))
+    (out / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
 
 def base_path(name: str) -> str:

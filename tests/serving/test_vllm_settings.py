@@ -20,6 +20,10 @@ SWITCHES: list[tuple[dict[str, Any], str, Any]] = [
     ({"tensor_parallel": 2}, "tensor_parallel_size", 2),
     ({"expert_parallel": True}, "enable_expert_parallel", True),
     ({"gpu_memory_fraction": 0.5}, "gpu_memory_utilization", 0.5),
+    ({"lora": {"max_rank": 8, "max_active": 3}}, "enable_lora", True),
+    ({"lora": {"max_rank": 8, "max_active": 3}}, "max_lora_rank", 8),
+    ({"lora": {"max_rank": 8, "max_active": 3}}, "max_loras", 3),
+    ({"lora": {"max_rank": 8, "max_active": 3}}, "max_cpu_loras", 4),
     ({"speculation": {"method": "ngram", "tokens": 3}}, "speculative_config",
      {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4}),
     ({"speculation": {"method": "suffix"}}, "speculative_config", {"method": "suffix", "num_speculative_tokens": 4}),
@@ -97,6 +101,7 @@ def engine_config(folder: Path, kv_transfer: dict[str, Any]) -> Any:
         {"speculation": {"method": "ngram", "model": "small/one"}},
         {"chunked_prefill": False, "step_tokens": 512},
         {"weights_format": "int3"},
+        {"lora": {"max_active": 3, "max_loaded": 2}},
     ],
 )
 def test_switches_that_contradict_each_other_are_refused(switch: dict[str, Any]) -> None:

@@ -180,16 +180,33 @@ class TestAdapter:
             judge_adapter(adapter, "lora", spoilt, lost_b, categories, MARGINS)
         assert RefusalReason.CATEGORY_WORSE in refused.value.reasons
 
-    def test_better_adapter_is_on_record_and_not_released(self, adapter: Registry, tmp_path: Path) -> None:
-        """The engines do not load adapters yet."""
+    def graded(self, tmp_path: Path, b_after: float) -> list[str]:
+        """Files of grades: the adapter turns category a from wrong to right, and b from half right to `b_after`."""
         files = [tmp_path / "base.jsonl", tmp_path / "lora.jsonl"]
-        for file, quality in zip(files, (0.0, 1.0), strict=True):
-            lines = [{"id": f"t{i}", "category": "a", "quality": quality} for i in range(150)]
+        for file, qualities in zip(files, ((0.0, 0.5), (1.0, b_after)), strict=True):
+            lines = [{"id": f"t{i}", "category": "ab"[i % 2], "quality": qualities[i % 2]} for i in range(300)]
             file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        graded_files = [str(file) for file in files]
-        assert main(["promote", "lora", "--registry", str(adapter.root), "--graded", *graded_files]) == 0
-        assert adapter.release().canary is None
-        assert adapter.history()[-1].step == "compared"
+        return [str(file) for file in files]
+
+    def test_better_adapter_gets_its_share_of_every_category(self, adapter: Registry, tmp_path: Path) -> None:
+        common = ["promote", "lora", "--registry", str(adapter.root)]
+        assert main([*common, "--graded", *self.graded(tmp_path, 0.5)]) == 0
+        canary = adapter.release().canary
+        assert canary is not None
+        folder = str(adapter.folder("lora").resolve())
+        assert canary.overrides["policy"] == {"adapters": {"lora": folder}, "default_adapter": "lora"}
+
+    def test_adapter_that_spoils_a_category_may_still_serve_the_others(
+        self, adapter: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        common = ["promote", "lora", "--registry", str(adapter.root), "--graded", *self.graded(tmp_path, 0.0)]
+        assert main(common) != 0
+        assert "category_worse" in capsys.readouterr().err
+        assert main([*common, "--categories", "a"]) == 0
+        canary = adapter.release().canary
+        assert canary is not None
+        assert canary.overrides["policy"]["categories"] == {"a": {"adapter": "lora"}}
+        assert "default_adapter" not in canary.overrides["policy"]
 
     def test_grades_of_other_tasks_are_no_comparison(self, adapter: Registry) -> None:
         with pytest.raises(Refused) as refused:

@@ -7,8 +7,9 @@ import pytest
 
 from models.flywheel.monitor import LiveMargins, Turned, live_by_version, turned
 from models.flywheel.registry import ArtefactManifest, Registry, RegistryInvalid
-from models.flywheel.steps import finish, roll_back, start_canary, watch_release
+from models.flywheel.steps import finish, roll_back, start_canary, watch_release, with_adapter
 from routing.labels import Pair
+from routing.policy import PolicyConfig
 from routing.release import marked
 from routing.schema import RequestOutcome, RequestRecord, Tier
 from tests.serving.ledger.examples import ACCEPTED
@@ -75,6 +76,21 @@ def test_canary_then_everybody_then_back(registry: Registry) -> None:
     assert roll_back(registry).stable.artefacts == {"router": "one"}
     assert roll_back(registry, to=1).stable.overrides == {}
     assert roll_back(registry, to=3).stable.artefacts == {"router": "two"}
+
+
+def test_adapters_nobody_drafts_with_leave_the_release() -> None:
+    both = with_adapter({"quality_target": 0.9}, "one", "/r/one", ["code", "math"])
+    assert both["categories"] == {"code": {"adapter": "one"}, "math": {"adapter": "one"}}
+    mixed = with_adapter(both, "two", "/r/two", ["code"])
+    assert mixed["adapters"] == {"one": "/r/one", "two": "/r/two"}
+    assert mixed["categories"] == {"code": {"adapter": "two"}, "math": {"adapter": "one"}}
+    everywhere = with_adapter(
+        {**mixed, "categories": {**mixed["categories"], "chat": {"hold": "off"}}}, "three", "/r/3", []
+    )
+    assert everywhere["adapters"] == {"three": "/r/3"}
+    assert everywhere["categories"] == {"chat": {"hold": "off"}}
+    assert (everywhere["default_adapter"], everywhere["quality_target"]) == ("three", 0.9)
+    PolicyConfig.model_validate(everywhere)
 
 
 def test_rollback_of_a_canary_leaves_the_stable(registry: Registry) -> None:
