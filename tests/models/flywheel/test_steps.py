@@ -84,9 +84,9 @@ def test_adapters_nobody_drafts_with_leave_the_release() -> None:
     mixed = with_adapter(both, "two", "/r/two", ["code"])
     assert mixed["adapters"] == {"one": "/r/one", "two": "/r/two"}
     assert mixed["categories"] == {"code": {"adapter": "two"}, "math": {"adapter": "one"}}
-    everywhere = with_adapter(
-        {**mixed, "categories": {**mixed["categories"], "chat": {"hold": "off"}}}, "three", "/r/3", []
-    )
+    assert "categories" not in with_adapter(mixed, "three", "/r/3", [])
+    held = {**mixed["categories"], "chat": {"hold": "off"}}
+    everywhere = with_adapter({**mixed, "categories": held}, "three", "/r/3", [])
     assert everywhere["adapters"] == {"three": "/r/3"}
     assert everywhere["categories"] == {"chat": {"hold": "off"}}
     assert (everywhere["default_adapter"], everywhere["quality_target"]) == ("three", 0.9)
