@@ -5,7 +5,6 @@ Tokens come from the server's usage, times from the monotonic clock of this proc
 
 import asyncio
 import json
-import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ class Sample:
     """One request as the client saw it. Seconds; None: did not happen.
 
     frames_s: arrival times of content frames after the start, shape (frames,). text: the first choice's content.
+    late_s: in open loop, how long after its time it was sent.
     """
 
     started_s: float
@@ -32,6 +32,7 @@ class Sample:
     error: str | None = None
     text: str = ""
     tierwise: dict[str, Any] | None = None
+    late_s: float | None = None
 
     @property
     def gaps_s(self) -> list[float]:
@@ -111,19 +112,22 @@ async def closed_loop(
 
 
 async def open_loop(
-    send: Callable[[int], Coroutine[Any, Any, Sample]], *, requests: int, rate_rps: float, seed: int
+    send: Callable[[int], Coroutine[Any, Any, Sample]], due_s: Sequence[float]
 ) -> tuple[list[Sample], float]:
-    """Poisson arrivals at a stated rate, whatever the server does; (samples in order of arrival, wall seconds)."""
-    gaps = random.Random(seed)
+    """Requests leave at their time whatever the server does; (samples in order of arrival, wall seconds).
+
+    due_s: seconds from now, ascending. A sample's `late_s` says how far this process was behind its own plan.
+    """
     started = time.perf_counter()
-    due = started
     tasks = []
     async with asyncio.TaskGroup() as group:
-        for number in range(requests):
-            due += gaps.expovariate(rate_rps)
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        for number, due in enumerate(due_s):
+            await asyncio.sleep(max(0.0, started + due - time.perf_counter()))
             tasks.append(group.create_task(send(number)))
-    return [task.result() for task in tasks], time.perf_counter() - started
+    samples = [task.result() for task in tasks]
+    for sample, due in zip(samples, due_s, strict=True):
+        sample.late_s = sample.started_s - started - due
+    return samples, time.perf_counter() - started
 
 
 def new_session(timeout_s: float = 300) -> aiohttp.ClientSession:

@@ -35,6 +35,7 @@ SHAPE = Shape(hidden_size=256, layers=6, heads=4, kv_heads=4)
 BLOCK_TOKENS = 32
 START_TIMEOUT_S = 400.0
 PREFIX_AFFINITY = "ray.llm._internal.serve.routing_policies.prefix_aware.prefix_aware_router:PrefixCacheAffinityRouter"
+LOADS = ["multi_turn", "shared_prefix", "zero_reuse"]
 # Name -> tier1.replica_routing.policy of our stack.
 STACKS = {"kv_aware": "kv_aware", "power_of_two": "power_of_two", "ray_prefix_affinity": PREFIX_AFFINITY}
 # Name -> the command in --peers and its policy.
@@ -57,7 +58,7 @@ def add_live_arguments(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument("--live", action="store_true", help="start engines and measure; --replicas of them (3)")
     parser.add_argument("--targets", nargs="*", choices=[*STACKS, *PEERS], help="default: all that can be started")
     parser.add_argument("--peers", type=Path, help="folder with the commands smg and vllm-router")
-    parser.add_argument("--workloads", nargs="+", choices=list(workloads()), default=list(workloads()))
+    parser.add_argument("--workloads", nargs="+", choices=list(workloads()), default=LOADS)
     parser.add_argument("--model", type=Path, help="folder of the weights (default: a small one of random weights)")
     parser.add_argument("--cache-tokens", type=int, default=10_240, help="KV cache of one replica, in tokens (10,240)")
     parser.add_argument("--sequential", type=int, default=0, help="also so many single requests: expected = found?")
@@ -150,18 +151,19 @@ def stack(scratch: Path, policy: str, tier1: dict[str, Any]) -> Iterator[Target]
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "serving", "serve", NOOP_PROFILE]
     with process(command, f"{url}/healthz", env, START_TIMEOUT_S):
-        asyncio.run(until_answers(url))
-        yield Target(url, "tier1")
+        target = Target(url, "tier1")
+        asyncio.run(until_answers(target))
+        yield target
 
 
-async def until_answers(url: str) -> None:
+async def until_answers(target: Target) -> None:
     """/healthz speaks for the gateway alone; a token says that an engine is there."""
-    body = {"model": "tier1", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+    body = {"model": target.model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
     give_up = time.perf_counter() + START_TIMEOUT_S
     async with new_session(60) as session:
-        while (sample := await request(session, f"{url}/v1/chat/completions", body)).error is not None:
+        while (sample := await request(session, f"{target.url}/v1/chat/completions", body)).error is not None:
             if time.perf_counter() > give_up:
-                raise SystemExit(f"{url} does not answer: {sample.error}")
+                raise SystemExit(f"{target.url} does not answer: {sample.error}")
             await asyncio.sleep(0.5)
 
 

@@ -5,17 +5,19 @@ that cannot be measured says so in its place, and the others are measured all th
 """
 
 import argparse
+import asyncio
 import json
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks import card as cards
 from benchmarks import ceiling as ceilings
+from benchmarks.lab import Labs, stack_hash
 from benchmarks.section import SECTIONS, Plan, load_section
 from benchmarks.workload import workloads
 
@@ -83,16 +85,17 @@ def run_plan(plan: Plan, names: Sequence[str], keep_in: Path) -> int:
     for name, found in document["ceiling"].items():
         print(ceilings.text(name, found))
     tables = {}
-    for name in names:
-        print(f"measuring: {name}", file=sys.stderr, flush=True)
-        started = time.perf_counter()
-        try:
-            section = load_section(name)
-            document["sections"][name] = found = section.measure(plan)
-            found["took_s"] = time.perf_counter() - started
-            tables[name] = section.table(found)
-        except (SystemExit, Exception) as error:  # a section's end is a result, whatever ended it
-            document["failed"][name] = f"{type(error).__name__}: {error}"[:500]
+    with Labs(plan) as labs:
+        for name in names:
+            print(f"measuring: {name}", file=sys.stderr, flush=True)
+            started = time.perf_counter()
+            try:
+                section = load_section(name)
+                document["sections"][name] = found = section.measure(replace(plan, labs=labs))
+                found["took_s"] = time.perf_counter() - started
+                tables[name] = section.table(found)
+            except (SystemExit, Exception) as error:  # a section's end is a result, whatever ended it
+                document["failed"][name] = f"{type(error).__name__}: {error}"[:500]
     document["took_s"] = time.perf_counter() - began
     for name, table in tables.items():
         print(f"\n== {name} ==\n{table}")
@@ -107,10 +110,10 @@ def run_plan(plan: Plan, names: Sequence[str], keep_in: Path) -> int:
 
 def settings(plan: Plan, names: Sequence[str]) -> dict[str, Any]:
     """What two runs must share to be comparable: profile, loads and plan, without addresses and folders."""
-    places = {"scratch", "peers", "url", "direct"}
+    places = {"scratch", "peers", "url", "direct", "labs"}
     return {
         "plan": {field.name: str(getattr(plan, field.name)) for field in fields(plan) if field.name not in places},
-        "running_stack": plan.url is not None,
+        "running_stack": None if plan.url is None else asyncio.run(stack_hash(plan.url)),
         "sections": list(names),
         "profile": plan.profile.read_text("utf-8"),
         "workloads": {name: path.read_text("utf-8") for name, path in workloads().items()},

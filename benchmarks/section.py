@@ -9,10 +9,15 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+if TYPE_CHECKING:
+    from benchmarks.lab import Labs
 
 # In the order in which they are measured: those that share a stack stand together.
 SECTIONS = {
+    "engine": "benchmarks.through",
+    "workloads": "benchmarks.open_loads",
     "scale": "benchmarks.scale",
 }
 
@@ -24,7 +29,7 @@ class Plan:
     quick: minutes instead of a quarter of an hour, with fewer rounds and a small model of random weights.
     url: a running stack to measure; None: sections start what they need and stop it again.
     direct: URL and model name of the running stack's engine called directly. peers: folder with the peers' commands.
-    scratch: an empty folder for this run's files. profile: the one that a stack is started on.
+    scratch: an empty folder for this run's files. profile: the one that a stack is started on. labs: started stacks.
     """
 
     scratch: Path
@@ -37,6 +42,7 @@ class Plan:
     peers: Path | None = None
     profile: Path = Path("deploy/profiles/cpu.yaml")
     gpu: bool = False
+    labs: "Labs | None" = None
 
 
 class Section(Protocol):
