@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 PROFILE ?= deploy/profiles/cpu.yaml
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes
+PEERS := 'litellm[proxy]==1.106.2' vllm-router==0.1.17 sglang-router==0.3.2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights serve test check lint types contracts unit e2e bench bench-quick golden lock clean
+.PHONY: help setup weights serve test check lint types contracts unit e2e bench bench-quick bench-gpu bench-peers golden lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -54,6 +55,13 @@ e2e: weights ## end-to-end tests on real vLLM engines on Ray Serve
 
 bench: weights ## every benchmark section in one run, kept under benchmarks/results (at most 20 minutes)
 	@$(BIN)/python -m benchmarks run
+
+bench-gpu: ## the same on the NVIDIA GPU of this machine; says first what is missing for it
+	@$(BIN)/python -m benchmarks gpu
+
+bench-peers: ## gateways that `make bench` measures beside ours, in an environment of their own (.cache/peers)
+	@test -x .cache/peers/bin/python || $(PYTHON) -m venv .cache/peers
+	@.cache/peers/bin/python -m pip install --disable-pip-version-check -q $(PEERS)
 
 bench-quick: weights ## the same in at most 3 minutes, on a small model of random weights
 	@$(BIN)/python -m benchmarks run --quick

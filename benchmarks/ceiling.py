@@ -8,7 +8,7 @@ no prefill passes arithmetic / (2 * weights). Keys and values are left out, whic
 import json
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -66,6 +66,15 @@ def read_weights(folder: Path) -> Weights:
             read += end - begin
             computed += prod(tensor["shape"])
     return Weights(read, computed)
+
+
+def shape_weights(config: Mapping[str, Any]) -> Weights:
+    """Of a dense decoder with grouped heads and a gated MLP, from its config.json; two bytes a number."""
+    hidden, layers = config["hidden_size"], config["num_hidden_layers"]
+    kv = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
+    layer = 2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * config["intermediate_size"]
+    computed = layers * layer + config["vocab_size"] * hidden
+    return Weights(bytes_read=2 * computed, computed=computed)
 
 
 def header(path: Path) -> dict[str, Any]:

@@ -42,3 +42,8 @@ def figures(samples: Sequence[Sample], wall_s: float, slo: Slo) -> dict[str, flo
         "hit_rate": sum(s.cached_tokens or 0 for s in done) / inputs if inputs else None,
         "failed": float(len(samples) - len(done)),
     }
+
+
+def first_error(samples: Sequence[Sample]) -> str | None:
+    """What the first failed request was told; None: none failed."""
+    return next((s.error for s in samples if s.error is not None), None)

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from benchmarks.client import Sample, new_session, request
+from benchmarks.dummy_weights import weights_or_shape
 from benchmarks.figures import Slo
 from benchmarks.gateway import process
 from benchmarks.replicas_live import (
@@ -43,6 +44,7 @@ DEPLOYMENT_KEYS = {
 TINY_CACHE_TOKENS = 65_536
 TINY_SLO = Slo(ttft_s=0.5, tpot_s=0.05)
 REAL_SLO = Slo(ttft_s=2.0, tpot_s=0.25)
+GPU_SLO = Slo(ttft_s=0.5, tpot_s=0.03)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +83,29 @@ def lab_profile(tier1: dict[str, Any], port: int, server_port: int, scratch: Pat
     }
 
 
-def tiny_tier1(scratch: Path) -> dict[str, Any]:
+def tiny_tier1(plan: Plan) -> dict[str, Any]:
     """A model of random weights that leaves the machine to what is around it."""
-    model = write_model(scratch / "tiny-model", TOKENIZER, SHAPE)
-    return engines(model, 1, TINY_CACHE_TOKENS)
+    settings = engines(write_model(plan.scratch / "tiny-model", TOKENIZER, SHAPE), 1, TINY_CACHE_TOKENS)
+    if not plan.gpu:
+        return settings
+    on_cpu = {"cpu_threads", "enforce_eager"}
+    return {
+        **{name: value for name, value in settings.items() if name not in on_cpu},
+        "gpu_memory_fraction": 0.08,
+        "num_gpus": 0.1,
+    }
 
 
 def real_tier1(plan: Plan) -> dict[str, Any]:
-    """Tier 1 as the profile has it."""
+    """Tier 1 as the profile has it; on a GPU half of one, since the same engine's own server takes the other half."""
     profile: dict[str, Any] = yaml.safe_load(plan.profile.read_text("utf-8"))
     tier1: dict[str, Any] = profile["tier1"]
-    return tier1
+    if not plan.gpu:
+        return tier1
+    folder, made_up = weights_or_shape(tier1["model"], plan.scratch)
+    whole = {name: value for name, value in tier1.items() if name != "kv_cache_gib"}
+    filled = {"model": str(folder), "engine_args": {**tier1.get("engine_args", {}), "load_format": "dummy"}}
+    return whole | {"gpu_memory_fraction": 0.42, "num_gpus": 0.5} | (filled if made_up else {})
 
 
 class Labs:
@@ -133,7 +147,7 @@ def running(plan: Plan) -> Lab:
 @contextlib.contextmanager
 def started(name: str, plan: Plan) -> Iterator[Lab]:
     """Start stack and server; both have generated a token when this yields. Raises SystemExit when one does not."""
-    tier1 = tiny_tier1(plan.scratch) if name == "tiny" else real_tier1(plan)
+    tier1 = tiny_tier1(plan) if name == "tiny" else real_tier1(plan)
     port, server_port = free_port(), free_port()
     path = plan.scratch / f"{name}.yaml"
     path.write_text(yaml.safe_dump(lab_profile(tier1, port, server_port, plan.scratch)), "utf-8")
@@ -143,10 +157,10 @@ def started(name: str, plan: Plan) -> Iterator[Lab]:
         direct = Target(f"http://127.0.0.1:{server_port}", tier1["model"])
         for target in (Target(url, "tier1"), direct, Target(url, "frontier")):
             asyncio.run(until_answers(target))
-        folder = Path(tier1["model"]) if name == "tiny" else TOKENIZER.parent / tier1["model"]
+        folder = Path(tier1["model"]) if "/" in tier1["model"] else TOKENIZER.parent / tier1["model"]
         yield Lab(
             name,
-            TINY_SLO if name == "tiny" else REAL_SLO,
+            TINY_SLO if name == "tiny" else GPU_SLO if plan.gpu else REAL_SLO,
             Target(url, "tier1"),
             direct,
             Target(url, "frontier"),

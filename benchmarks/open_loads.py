@@ -5,6 +5,7 @@ Open loop: requests leave at their time whatever the server does, so a server th
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import aiohttp
@@ -20,7 +21,8 @@ from benchmarks.through import DIRECT, TIER1, slo_text
 from benchmarks.workload import Workload, load_workload, play_open, workloads
 
 LOADS = ("support_desk", "chat", "rag", "json_extraction", "code")
-QUICK_LOADS = ("support_desk", "json_extraction")
+QUICK_LOADS = ("support_desk",)
+QUICK_SESSIONS = 12
 ROUNDS = 3
 
 
@@ -28,20 +30,22 @@ def measure(plan: Plan) -> dict[str, Any]:
     """One row a load and arm. The first conversations of every load warm up and are thrown away."""
     assert plan.labs is not None
     lab = plan.labs.enter("tiny")
-    return asyncio.run(measure_lab(lab, QUICK_LOADS if plan.quick else LOADS, min(plan.rounds, ROUNDS), plan.seed))
+    loads = [load_workload(workloads()[name]) for name in (QUICK_LOADS if plan.quick else LOADS)]
+    if plan.quick:
+        loads = [load.model_copy(update={"sessions": min(QUICK_SESSIONS, load.sessions)}) for load in loads]
+    return asyncio.run(measure_lab(lab, loads, min(plan.rounds, ROUNDS), plan.seed))
 
 
-async def measure_lab(lab: Lab, names: tuple[str, ...], rounds: int, seed: int) -> dict[str, Any]:
+async def measure_lab(lab: Lab, loads: Sequence[Workload], rounds: int, seed: int) -> dict[str, Any]:
     """Arms take turns within each round; a round has prompts of its own."""
     arms = {DIRECT: lab.direct, TIER1: lab.tier1}
     targets = {arm: target for arm, target in arms.items() if target is not None}
     rows = []
     warm_up = 0
     late_s: list[float] = []
-    bar = tqdm(total=len(names) * rounds * len(targets), desc="workloads", unit="round", file=sys.stderr)
+    bar = tqdm(total=len(loads) * rounds * len(targets), desc="workloads", unit="round", file=sys.stderr)
     async with new_session() as session:
-        for name in names:
-            load = load_workload(workloads()[name])
+        for load in loads:
             seen: dict[str, list[dict[str, float | None]]] = {arm: [] for arm in targets}
             few = load.model_copy(update={"sessions": min(4, load.sessions), "turns": 1, "seed": load.seed + 1000})
             for target in targets.values():
@@ -55,8 +59,8 @@ async def measure_lab(lab: Lab, names: tuple[str, ...], rounds: int, seed: int) 
                     bar.update()
             rows += [
                 {
-                    "row": f"{lab.name}, {name}, {arm}",
-                    "load": name,
+                    "row": f"{lab.name}, {load.name}, {arm}",
+                    "load": load.name,
                     "arm": arm,
                     "rate_rps": load.arrival.rate_rps if load.arrival else None,
                     **over_rounds(found),

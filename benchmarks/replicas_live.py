@@ -137,11 +137,12 @@ def cache_gib(model: Path, cache_tokens: int) -> float:
 
 
 @contextlib.contextmanager
-def stack(scratch: Path, policy: str, tier1: dict[str, Any]) -> Iterator[Target]:
-    """The whole stack with several replicas of tier 1; its frontier is never reached."""
+def stack(scratch: Path, policy: str, tier1: dict[str, Any], ingress: int = 1) -> Iterator[Target]:
+    """The whole stack with several replicas of tier 1 and so many gateways; its frontier is never reached."""
     port = free_port()
     overrides: dict[str, Any] = {
         "GATEWAY__PORT": port,
+        "GATEWAY__REPLICAS": ingress,
         "GATEWAY__SECRET_FILE": str(scratch / "secret"),
         "LEDGER__URL": f"sqlite:///{scratch}/ledger-{port}.sqlite3",
         "ROUTER": None,

@@ -17,20 +17,24 @@ from typing import Any
 
 from benchmarks import card as cards
 from benchmarks import ceiling as ceilings
-from benchmarks.lab import Labs, stack_hash
+from benchmarks.dummy_weights import MODELS, SHAPE_7B, weights_or_shape
+from benchmarks.lab import Labs, real_tier1, stack_hash
 from benchmarks.section import SECTIONS, Plan, load_section
 from benchmarks.workload import workloads
 
 RESULTS = Path("benchmarks/results")
 PEERS = Path(".cache/peers/bin")
-MODELS = Path(".cache/tierwise/models")
-TIER1 = "qwen2.5-coder-0.5b-instruct"
 QUICK_ROUNDS = 3
 ROUNDS = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m benchmarks run`."""
+    add_run_arguments(parser)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `run` and `gpu` have in common."""
     names = ",".join(SECTIONS)
     parser.add_argument("--quick", action="store_true", help="at most 3 minutes: a model of random weights, few rounds")
     parser.add_argument("--sections", type=section_names, default=tuple(SECTIONS), metavar="A,B", help=names)
@@ -127,14 +131,15 @@ def models(plan: Plan) -> dict[str, str | None]:
 
 
 def measure_ceilings(plan: Plan) -> dict[str, Any]:
-    """Of the model of the real-weights sections; nothing of a running stack elsewhere, whose machine is not ours."""
+    """Of tier 1's model; nothing of a running stack elsewhere, whose machine is not ours."""
     if plan.url is not None and "127.0.0.1" not in plan.url:
         return {}
-    folder = MODELS / TIER1
-    if not folder.is_dir():
+    model = real_tier1(plan)["model"]
+    folder, made_up = weights_or_shape(model, plan.scratch)
+    if made_up and not plan.gpu:
         return {}
-    machine = ceilings.measure_machine(plan.gpu)
-    return {TIER1: ceilings.ceiling(machine, ceilings.read_weights(folder))}
+    weights = ceilings.shape_weights(SHAPE_7B) if made_up else ceilings.read_weights(folder)
+    return {folder.name: ceilings.ceiling(ceilings.measure_machine(plan.gpu), weights)}
 
 
 def keep(document: dict[str, Any], folder: Path) -> Path:

@@ -1,7 +1,8 @@
-"""The scale section: what more replicas bring, from one to sixty-four, by the replica router's own code.
+"""The scale section: what more replicas and more ingress processes bring, running and, up to sixty-four, simulated.
 
-Load grows with the tier: every replica gets the same requests a second of conversations that grow and share system
-prompts, so that a routing that scales keeps its hits and its TTFT. The model of a replica is benchmarks/replicas.py's.
+Simulated by the replica router's own code: every replica gets the same requests a second of conversations that grow
+and share system prompts, so that a routing that scales keeps its hits and its TTFT. The model of a replica is
+benchmarks/replicas.py's. What runs is in benchmarks/scale_live.py.
 """
 
 import random
@@ -12,6 +13,7 @@ from tqdm import tqdm
 
 from benchmarks.client import quantile
 from benchmarks.replicas import Setup, ceiling_hit_rate, simulate
+from benchmarks.scale_live import live_table, measure_live
 from benchmarks.section import Plan, columns, number, spread
 from benchmarks.spread import over_rounds
 from benchmarks.trace import TraceRequest
@@ -50,6 +52,13 @@ def conversations(replicas: int, seed: int) -> list[TraceRequest]:
 
 
 def measure(plan: Plan) -> dict[str, Any]:
+    """Rows of what was simulated and, unless the run is quick or on somebody's stack, of what was started."""
+    found = {"requests_per_replica": REQUESTS_PER_REPLICA, "rate_rps_per_replica": RATE_RPS_PER_REPLICA}
+    live = [] if plan.quick or plan.url is not None else measure_live(plan)
+    return {"rows": [*live, *measure_simulated(plan)], **found}
+
+
+def measure_simulated(plan: Plan) -> list[dict[str, Any]]:
     """Rows of every number of replicas and policy; a round is a trace of its own."""
     sizes = [n for n in REPLICAS if not plan.quick or n <= 16]
     rows = []
@@ -84,14 +93,14 @@ def measure(plan: Plan) -> dict[str, Any]:
                 }
                 for policy in POLICIES
             ]
-    return {"rows": rows, "requests_per_replica": REQUESTS_PER_REPLICA, "rate_rps_per_replica": RATE_RPS_PER_REPLICA}
+    return rows
 
 
 def table(found: dict[str, Any]) -> str:
     """One line a row: hits as a share of one pooled cache's, seconds until the first token, time of a choice."""
     head = ("simulated", "policy", "hits", "of pooled", "TTFT mean s", "p90 s", "imbalance", "choice p50/p99 ms")
     lines = []
-    for row in found["rows"]:
+    for row in simulated(found):
         choice = f"{number(row['decision_p50_s'], 3, 1e-3)} / {number(row['decision_p99_s'], 3, 1e-3)}"
         lines.append(
             (
@@ -106,7 +115,14 @@ def table(found: dict[str, Any]) -> str:
             )
         )
     load = f"{found['rate_rps_per_replica']:g} requests/s and {found['requests_per_replica']} requests a replica"
-    return f"{load}; median of rounds (smallest-largest)\n{columns(head, lines)}"
+    text = f"{load}; median of rounds (smallest-largest)\n{columns(head, lines)}"
+    running = [row for row in found["rows"] if "policy" not in row]
+    return f"{live_table(running)}\n\n{text}" if running else text
+
+
+def simulated(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows that were not started."""
+    return [row for row in found["rows"] if "policy" in row]
 
 
 def plot(found: dict[str, Any], path: Any) -> None:
@@ -115,7 +131,7 @@ def plot(found: dict[str, Any], path: Any) -> None:
 
     lines_over(
         path,
-        found["rows"],
+        simulated(found),
         x="replicas",
         by="policy",
         figures={"ttft_mean_s": "mean TTFT, s", "hit_rate": "hit rate", "decision_p50_s": "choice p50, s"},

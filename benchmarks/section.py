@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 SECTIONS = {
     "engine": "benchmarks.through",
     "workloads": "benchmarks.open_loads",
+    "peers": "benchmarks.peers",
+    "client": "benchmarks.other_client",
     "scale": "benchmarks.scale",
 }
 

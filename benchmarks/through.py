@@ -14,13 +14,15 @@ import aiohttp
 from tqdm import tqdm
 
 from benchmarks.client import Sample, closed_loop, new_session, request
-from benchmarks.figures import Slo, figures
+from benchmarks.figures import Slo, figures, first_error
 from benchmarks.lab import Lab
 from benchmarks.replicas_live import Target, chat
 from benchmarks.section import Plan, columns, number, spread
 from benchmarks.spread import arms_order, over_rounds, ratios
 from benchmarks.workload import Workload
 
+# Of every (cell, arm), the figures of its rounds.
+Seen = dict[tuple[str, str], list[dict[str, float | None]]]
 DIRECT, TIER1, BEHIND = "direct", "through, tier1", "through, same process"
 
 
@@ -54,7 +56,7 @@ def hash_of(text: str) -> int:
 
 def cells(lab: str, quick: bool) -> list[Cell]:
     """What is measured where: a slow engine gets fewer requests, a quick run the middle alone."""
-    several = 1 if lab == "real" else 6
+    several = 1 if lab == "real" else 2 if quick else 6
     sizes = {"short": (48, 32), "long": (384, 16)}
     levels: dict[str, tuple[int, ...]] = {"short": (1, 4, 8), "long": (1, 4) if lab == "real" else (1, 4, 8)}
     if quick:
@@ -76,7 +78,7 @@ def measure(plan: Plan) -> dict[str, Any]:
     for name in names:
         lab = plan.labs.enter(name)
         slos[name] = slo_text(lab.slo)
-        found, sent = asyncio.run(measure_lab(lab, cells(name, plan.quick), rounds_of(name, plan), plan.seed))
+        found, sent = asyncio.run(measure_lab(lab, rounds_of(name, plan), plan.seed, plan.quick))
         rows += found
         warm_up += sent
     return {"rows": rows, "warm_up_requests": warm_up, "goodput": slos}
@@ -87,11 +89,13 @@ def rounds_of(lab: str, plan: Plan) -> int:
     return min(plan.rounds, 3) if lab == "real" else plan.rounds
 
 
-async def measure_lab(lab: Lab, loads: Sequence[Cell], rounds: int, seed: int) -> tuple[list[dict[str, Any]], int]:
+async def measure_lab(lab: Lab, rounds: int, seed: int, quick: bool = False) -> tuple[list[dict[str, Any]], int]:
     """Rounds in which the arms take turns; (rows, requests that warmed up and were thrown away)."""
-    arms = {DIRECT: lab.direct, TIER1: lab.tier1, BEHIND: lab.behind}
+    arms = {DIRECT: lab.direct, TIER1: lab.tier1, BEHIND: None if quick else lab.behind}
     targets = {arm: target for arm, target in arms.items() if target is not None}
-    seen: dict[tuple[str, str], list[dict[str, float | None]]] = {}
+    loads = cells(lab.name, quick)
+    seen: Seen = {(cell.name, arm): [] for cell in loads for arm in targets}
+    errors: dict[tuple[str, str], str] = {}
     warm_up = 0
     async with new_session() as session:
         with tqdm(total=(rounds + 1) * len(loads), desc=f"engine, {lab.name}", unit="cell", file=sys.stderr) as bar:
@@ -104,32 +108,41 @@ async def measure_lab(lab: Lab, loads: Sequence[Cell], rounds: int, seed: int) -
                         if number_of_round == 0:
                             warm_up += len(samples)
                         else:
-                            seen.setdefault((cell.name, arm), []).append(figures(samples, wall_s, lab.slo))
+                            seen[cell.name, arm].append(figures(samples, wall_s, lab.slo))
+                        if (error := first_error(samples)) is not None:
+                            errors.setdefault((cell.name, arm), error)
                     bar.update()
-    return [*arm_rows(lab, seen), *ratio_rows(lab, seen)], warm_up
+    return [*arm_rows(lab, seen, errors), *ratio_rows(lab, seen)], warm_up
 
 
 async def send_all(
     session: aiohttp.ClientSession, target: Target, prompts: Sequence[list[dict[str, str]]], cell: Cell
 ) -> tuple[list[Sample], float]:
-    """Every prompt once, streamed, to exactly the tokens asked for."""
+    """Every prompt once, streamed. Both engines answer it with the same tokens, so no side may stop sooner."""
 
     async def send(place: int) -> Sample:
-        body = chat(target.model, prompts[place], cell.output_tokens) | {"ignore_eos": True}
+        body = chat(target.model, prompts[place], cell.output_tokens)
         return await request(session, f"{target.url}/v1/chat/completions", body)
 
     return await closed_loop(send, requests=len(prompts), concurrency=cell.concurrency)
 
 
-def arm_rows(lab: Lab, seen: dict[tuple[str, str], list[dict[str, float | None]]]) -> list[dict[str, Any]]:
+def arm_rows(lab: Lab, seen: Seen, errors: dict[tuple[str, str], str]) -> list[dict[str, Any]]:
     """One row a cell and arm."""
     return [
-        {"row": f"{lab.name}, {cell}, {arm}", "lab": lab.name, "cell": cell, "arm": arm, **over_rounds(rounds)}
+        {
+            "row": f"{lab.name}, {cell}, {arm}",
+            "lab": lab.name,
+            "cell": cell,
+            "arm": arm,
+            "first_error": errors.get((cell, arm)),
+            **over_rounds(rounds),
+        }
         for (cell, arm), rounds in seen.items()
     ]
 
 
-def ratio_rows(lab: Lab, seen: dict[tuple[str, str], list[dict[str, float | None]]]) -> list[dict[str, Any]]:
+def ratio_rows(lab: Lab, seen: Seen) -> list[dict[str, Any]]:
     """One row a cell and arm through the stack: its throughput over the direct one's, and what its TTFT adds."""
     rows = []
     for (cell, arm), rounds in seen.items():
@@ -179,6 +192,8 @@ def table(found: dict[str, Any]) -> str:
         )
     notes = [f"goodput of {lab}: {limits}" for lab, limits in found["goodput"].items()]
     parts = ["\n".join([f"warm-up: {found['warm_up_requests']} requests thrown away", *notes]), columns(head, lines)]
+    errors = [f"{row['row']}: {row['first_error']}" for row in found["rows"] if row.get("first_error")]
+    parts += ["\n".join(errors)] if errors else []
     if compared:
         parts.append(columns(("over direct, same round", "arm", "tokens/s ratio", "TTFT added ms"), compared))
     return "\n\n".join(parts)

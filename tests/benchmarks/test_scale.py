@@ -5,8 +5,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks import scale
+from benchmarks.client import Sample
+from benchmarks.figures import figures
+from benchmarks.lab import TINY_SLO
 from benchmarks.scale import conversations, measure, plot, table
+from benchmarks.scale_live import live_table
 from benchmarks.section import Plan
+from benchmarks.spread import over_rounds
 
 
 def test_load_grows_with_the_replicas_and_is_the_same_for_a_seed() -> None:
@@ -37,3 +42,16 @@ def test_kv_aware_keeps_its_hits_while_the_tier_grows(monkeypatch: pytest.Monkey
     assert "4 replicas" in table(found)
     plot(found, tmp_path / "scale.svg")
     assert (tmp_path / "scale.svg").stat().st_size > 0
+
+
+def test_running_sizes_and_the_ingress_alone_are_two_tables() -> None:
+    sizes = figures([Sample(0.0, e2e_s=1.0, ttft_s=0.1, output_tokens=9, input_tokens=5)], 1.0, TINY_SLO)
+    level = {"requests_rps": 80.0, "e2e_p50_s": 0.01, "e2e_p99_s": 0.02, "failed": 0.0}
+    shown = live_table(
+        [
+            {"row": "2 replicas, 1 ingress", "replicas": 2, "ingress": 1, **over_rounds([sizes])},
+            {"row": "no-op engine, 1 ingress, 4 at a time", "ingress": 1, "at_a_time": 4, **over_rounds([level])},
+        ]
+    )
+    assert "2 replicas, 1 ingress" in shown.split("\n\n")[0]
+    assert "80 (80-80)" in shown.split("\n\n")[1]

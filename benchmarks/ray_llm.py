@@ -1,0 +1,58 @@
+"""Ray Serve LLM's own ingress around a vLLM engine, as its documentation builds it, for `benchmarks/peers.py`.
+
+Run as a process of its own: `python -m benchmarks.ray_llm PORT SETTINGS`, SETTINGS being JSON with `model_id`,
+`model_source`, `policy` (power_of_two or prefix_affinity) and vLLM's `engine_kwargs`. Loopback only.
+"""
+
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # keep to loopback, as the stack does
+
+import ray
+from ray import serve
+from ray.serve.config import HTTPOptions, RequestRouterConfig
+
+
+def app(settings: dict[str, Any]) -> Any:
+    """The documented builder; what is not about the engine stays at Ray's defaults."""
+    from ray.serve.llm import LLMConfig, build_openai_app  # noqa: PLC0415 - after Ray has started
+
+    deployment: dict[str, Any] = {"num_replicas": 1}
+    if settings["policy"] == "prefix_affinity":
+        from ray.serve.llm.request_router import PrefixCacheAffinityRouter  # noqa: PLC0415 - likewise
+
+        deployment["request_router_config"] = RequestRouterConfig(request_router_class=PrefixCacheAffinityRouter)
+    config = LLMConfig(
+        model_loading_config={"model_id": settings["model_id"], "model_source": settings["model_source"]},
+        engine_kwargs=settings["engine_kwargs"],
+        deployment_config=deployment,
+        **({} if settings.get("gpu") else {"accelerator_config": {"kind": "cpu"}}),
+    )
+    return build_openai_app({"llm_configs": [config]})
+
+
+def main(port: int, settings: dict[str, Any]) -> None:
+    """Serve until SIGTERM."""
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",
+        log_to_driver=False,
+        num_cpus=max(4, os.cpu_count() or 1),  # logical ones, for placement; the engine's threads are its own matter
+    )
+    serve.start(http_options=HTTPOptions(host="127.0.0.1", port=port))
+    serve.run(app(settings), name="llm", route_prefix="/")
+    print("ready", flush=True)
+    signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    serve.shutdown()
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), json.loads(sys.argv[2]))
