@@ -16,7 +16,10 @@ from benchmarks.spread import SPREAD, apart, chance_apart
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One figure of one row in two results. by_ratio: B over A; chance: of being apart with nothing changed."""
+    """One figure of one row in two results. by_ratio: B over A.
+
+    chance: of being apart with nothing changed; None where the ends are not those of rounds.
+    """
 
     section: str
     row: str
@@ -25,7 +28,7 @@ class Change:
     after: float
     by_ratio: float | None
     moved: bool
-    chance: float
+    chance: float | None
 
 
 def changes(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[Change]:
@@ -49,7 +52,7 @@ def changes(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[Change
                     after=after,
                     by_ratio=after / before if before else None,
                     moved=apart(ends, theirs),
-                    chance=chance_apart(row["rounds"], match["rounds"]),
+                    chance=chance_apart(row["rounds"], match["rounds"]) if "rounds" in row else None,
                 )
 
 
@@ -76,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         print("the two were measured with different settings; what moved may be those")
     every = list(changes(one, other))
     moved = [change for change in every if change.moved]
-    expected = sum(change.chance for change in every)
+    expected = sum(change.chance or 0.0 for change in every)
     print(f"\n{len(moved)} of {len(every)} figures moved beyond the spread; by chance alone about {expected:.0f} would")
     if moved:
         print(columns(("section/row", "figure", "A", "B", "B/A"), [cells(change) for change in moved]))

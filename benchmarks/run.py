@@ -19,7 +19,7 @@ from benchmarks import card as cards
 from benchmarks import ceiling as ceilings
 from benchmarks.dummy_weights import MODELS, SHAPE_7B, weights_or_shape
 from benchmarks.lab import Labs, real_tier1, stack_hash
-from benchmarks.section import SECTIONS, Plan, load_section
+from benchmarks.section import IN_LABS, SECTIONS, Plan, load_section
 from benchmarks.workload import workloads
 
 RESULTS = Path("benchmarks/results")
@@ -93,6 +93,8 @@ def run_plan(plan: Plan, names: Sequence[str], keep_in: Path) -> int:
         for name in names:
             print(f"measuring: {name}", file=sys.stderr, flush=True)
             started = time.perf_counter()
+            if name not in IN_LABS:
+                labs.close()
             try:
                 section = load_section(name)
                 document["sections"][name] = found = section.measure(replace(plan, labs=labs))

@@ -21,7 +21,10 @@ SECTIONS = {
     "peers": "benchmarks.peers",
     "client": "benchmarks.other_client",
     "scale": "benchmarks.scale",
+    "layers": "benchmarks.layers.section",
 }
+# They measure in the labs of the plan; all others need the machine for stacks of their own.
+IN_LABS = ("engine", "workloads", "peers", "client")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 import yaml
 
 from benchmarks.card import make_card, text
+from benchmarks.dummy_weights import MODELS
 from benchmarks.layers.play import measure
 from benchmarks.layers.section import CONCURRENCY, PER_KIND, plot, table
 from benchmarks.layers.stack import LayersError
-from benchmarks.run import MODELS
 
 PROFILE = Path("deploy/profiles/cpu.yaml")
 QUICK_PER_KIND = 2
