@@ -33,13 +33,13 @@ SECONDS = {
     "itl_p50_s": "median_itl_ms",
 }
 RATES = {"requests_rps": "request_throughput", "output_tps": "output_throughput", "total_tps": "total_token_throughput"}
-# `vllm` as a command looks for a package named vllm, which the CPU build is not.
+# `vllm` as a command looks for a package named vllm, which the CPU build is not; its benchmark does not.
 COMMAND = """
-import argparse
-from vllm.benchmarks.serve import add_cli_args, main
+import argparse, importlib
+client = importlib.import_module("vllm.benchmarks.serve")
 parser = argparse.ArgumentParser()
-add_cli_args(parser)
-main(parser.parse_args())
+client.add_cli_args(parser)
+client.main(parser.parse_args())
 """
 
 
