@@ -34,6 +34,9 @@ TOKENIZER = Path(".cache/tierwise/models/qwen2.5-coder-0.5b-instruct")
 SHAPE = Shape(hidden_size=256, layers=6, heads=4, kv_heads=4)
 BLOCK_TOKENS = 32
 START_TIMEOUT_S = 400.0
+WARM_UP = Workload(
+    name="warm-up", sessions=12, turns=4, groups=0, user_words=180, output_tokens=4, concurrency=12, seed=1_000_003
+)
 PREFIX_AFFINITY = "ray.llm._internal.serve.routing_policies.prefix_aware.prefix_aware_router:PrefixCacheAffinityRouter"
 LOADS = ["multi_turn", "shared_prefix", "zero_reuse"]
 # Name -> tier1.replica_routing.policy of our stack.
@@ -62,6 +65,9 @@ def add_live_arguments(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument("--model", type=Path, help="folder of the weights (default: a small one of random weights)")
     parser.add_argument("--cache-tokens", type=int, default=10_240, help="KV cache of one replica, in tokens (10,240)")
     parser.add_argument("--sequential", type=int, default=0, help="also so many single requests: expected = found?")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="times each load is played, with other words each time (3)"
+    )
     parser.add_argument("--overhead", type=int, default=0, metavar="ROUNDS", help="also the cost of choosing")
     parser.add_argument("--out", type=Path, help="also write the JSON document here")
 
@@ -83,14 +89,14 @@ def run_live(args: argparse.Namespace) -> int:
         tier1 = engines(model, replicas, args.cache_tokens) if chosen else {}
         for name in [name for name in chosen if name in STACKS]:
             with noted(document, name), stack(Path(scratch), STACKS[name], tier1) as target:
-                document["rows"] += measure(name, target, loads)
+                document["rows"] += measure(name, target, loads, args.rounds)
                 if name == "kv_aware" and args.sequential:
                     document["expected"] = asyncio.run(expected_against_found(target, args.sequential))
         if peers := [name for name in chosen if name in PEERS]:
             with noted(document, "bare engines"), bare_engines(model, args.cache_tokens, replicas) as urls:
                 for name in peers:
                     with noted(document, name), peer(name, args.peers, urls, str(model)) as target:
-                        document["rows"] += measure(name, target, loads)
+                        document["rows"] += measure(name, target, loads, args.rounds)
     print_live(document)
     text = json.dumps(document)
     if args.out:
@@ -168,9 +174,30 @@ async def until_answers(target: Target) -> None:
             await asyncio.sleep(0.5)
 
 
-def measure(name: str, target: Target, loads: list[Workload]) -> list[dict[str, Any]]:
-    """One row per load."""
-    return [asyncio.run(measure_load(name, target, load)) for load in loads]
+def measure(name: str, target: Target, loads: list[Workload], rounds: int = 1) -> list[dict[str, Any]]:
+    """One row per load: the round with the median TTFT, and the spread of all rounds.
+
+    Before them the target is warmed up with prompts that nobody repeats: an engine's first prompts of each length take
+    seconds, and a router that learns from them would go on learning.
+    """
+    asyncio.run(measure_load(name, target, WARM_UP))
+    played: dict[str, list[dict[str, Any]]] = {load.name: [] for load in loads}
+    for number in range(rounds):
+        for load in loads:
+            again = load.model_copy(update={"seed": load.seed + 100 * number})
+            played[load.name].append(asyncio.run(measure_load(name, target, again)))
+    return [median_round(rows) for rows in played.values()]
+
+
+def median_round(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The row with the median mean TTFT, with the failures of all and the spread of hits and TTFT, shape (rounds,)."""
+    ordered = sorted(rows, key=lambda r: r["ttft_mean_s"] or 0.0)
+    return ordered[len(rows) // 2] | {
+        "failed": sum(r["failed"] for r in rows),
+        "first_error": next((r["first_error"] for r in rows if r["first_error"]), None),
+        "hit_rates": [r["hit_rate"] for r in rows],
+        "ttft_means_s": [r["ttft_mean_s"] for r in rows],
+    }
 
 
 async def measure_load(name: str, target: Target, load: Workload) -> dict[str, Any]:
@@ -437,8 +464,16 @@ def live_line(figures: dict[str, Any], base: dict[str, Any] | None) -> str:
     hits = "-" if figures["hit_rate"] is None else f"{figures['hit_rate']:.3f}"
     return (
         f"{figures['workload']:<15}{figures['target']:<27}{hits:>8}{times:>7}{ttft:>27}{figures['output_tps']:>9.1f}"
-        f"{figures['failed']:>8}"
+        f"{figures['failed']:>8}{_spread(figures)}"
     )
+
+
+def _spread(figures: dict[str, Any]) -> str:
+    """Least and most of the rounds, where there were several."""
+    hits, ttfts = ([v for v in figures.get(name, ()) if v is not None] for name in ("hit_rates", "ttft_means_s"))
+    if len(hits) < 2 or len(ttfts) < 2:
+        return ""
+    return f"   rounds: hits {min(hits):.3f}..{max(hits):.3f}, mean TTFT {ms(min(ttfts))}..{ms(max(ttfts))}"
 
 
 def free_port() -> int:

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.client import Sample
-from benchmarks.replicas_live import PEERS, STACKS, cache_gib, noted, print_live, row
+from benchmarks.replicas_live import PEERS, STACKS, cache_gib, median_round, noted, print_live, row
 
 
 def sample(cached: int, ttft_s: float) -> Sample:
@@ -31,6 +31,17 @@ def test_cache_is_as_large_as_the_tokens_asked_for(tmp_path: Path) -> None:
     shape = {"num_hidden_layers": 24, "num_key_value_heads": 2, "hidden_size": 896, "num_attention_heads": 14}
     (tmp_path / "config.json").write_text(json.dumps(shape))
     assert cache_gib(tmp_path, 1024) == pytest.approx(1024 * 12_288 / 2**30)
+
+
+def test_row_of_several_rounds_is_the_median_one_with_every_failure() -> None:
+    rounds = [
+        row("ours", "load", [sample(cached, ttft_s)], 1.0) for cached, ttft_s in ((50, 0.3), (70, 0.1), (60, 0.2))
+    ]
+    rounds[1] = row("ours", "load", [sample(70, 0.1), Sample(0.0, error="TimeoutError")], 1.0)
+    shown = median_round(rounds)
+    assert (shown["ttft_mean_s"], shown["hit_rate"]) == (0.2, 0.6)
+    assert (shown["failed"], shown["first_error"]) == (1, "TimeoutError")
+    assert shown["hit_rates"] == [0.5, 0.7, 0.6]
 
 
 def test_target_that_does_not_start_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
