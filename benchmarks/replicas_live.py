@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
 from tqdm import tqdm
 
 from benchmarks.client import Sample, closed_loop, new_session, quantile, request
@@ -90,6 +91,8 @@ def run_live(args: argparse.Namespace) -> int:
         for name in [name for name in chosen if name in STACKS]:
             with noted(document, name), stack(Path(scratch), STACKS[name], tier1) as target:
                 document["rows"] += measure(name, target, loads, args.rounds)
+                if name == "kv_aware":
+                    document["choosing"] = asyncio.run(choosing(target))
                 if name == "kv_aware" and args.sequential:
                     document["expected"] = asyncio.run(expected_against_found(target, args.sequential))
         if peers := [name for name in chosen if name in PEERS]:
@@ -250,6 +253,16 @@ def row(name: str, load: str, samples: list[Sample], wall_s: float) -> dict[str,
         "output_tps": sum(s.output_tokens or 0 for s in done) / wall_s,
         "wall_s": wall_s,
     }
+
+
+async def choosing(target: Target) -> dict[str, Any]:
+    """How often the gateway chose a replica in which mode, and the mean time of a choice, as its metrics say."""
+    async with new_session(30) as session, session.get(f"{target.url}/metrics") as reply:
+        samples = [s for family in text_string_to_metric_families(await reply.text()) for s in family.samples]
+    tier1 = [s for s in samples if s.labels.get("tier", "tier1") == "tier1"]
+    modes = {s.labels["mode"]: int(s.value) for s in tier1 if s.name == "tierwise_replica_decisions_total" and s.value}
+    seconds = sum(s.value for s in tier1 if s.name == "tierwise_replica_decision_seconds_total")
+    return {"modes": modes, "mean_s": seconds / sum(modes.values()) if modes else None}
 
 
 async def expected_against_found(target: Target, count: int) -> dict[str, Any]:
@@ -442,6 +455,8 @@ def print_live(document: dict[str, Any]) -> None:
         print(live_line(r, base.get(r["workload"])))
     for name, reason in document["not_started"].items():
         print(f"{name} did not start: {reason}")
+    if chosen := document.get("choosing"):
+        print(f"\nchoosing a replica took {ms(chosen['mean_s'])} ms in the mean: {chosen['modes']}")
     if found := document.get("expected"):
         print(
             f"\nexpected cached tokens were the engine's in {found['equal']} of {found['compared']}: {found['modes']}"
