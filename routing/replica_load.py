@@ -19,6 +19,8 @@ RATE_HALF_LIFE_REQUESTS = 140
 # A replica's own slowdown is believed after a few requests and forgotten after some dozens.
 SLOWDOWN_HALF_LIFE_REQUESTS = 35
 SLOWDOWN_PRIOR_REQUESTS = 4.0
+# No single request counts as slower or faster than this: an engine's first prompts take seconds.
+MAX_SLOWDOWN = 8.0
 # Until measured: one imagined request of this speed and length. Wrong by far on most hardware, and soon outweighed.
 PRIOR_PREFILL_TOKENS_PER_S = 10_000.0
 PRIOR_S = 0.5
@@ -101,27 +103,23 @@ class PrefillRate:
         """The rate alone."""
         return self.fit()[1]
 
-    @property
-    def mean_s(self) -> float:
-        """Seconds of the mean request."""
-        return (self._y + self._prior_weight * PRIOR_S) / (self._n + self._prior_weight)
-
 
 class ReplicaSpeed:
     """One replica's prefill speed: its tier's, divided by how much longer this replica takes for the same work.
 
     The replicas of a tier are alike, so what a token and a request cost is learned from all of them. Measured alone, a
     replica that is sent cached prompts looks slow, for what they take is overhead, and one that is sent new prompts
-    looks fast: the tier would spread every prefix for it.
+    looks fast: the tier would spread every prefix for it. The slowdown is a geometric mean, because a ratio of sums is
+    what the slowest few requests make it.
     """
 
-    __slots__ = ("_expected_s", "_took_s", "tier")
+    __slots__ = ("_log_ratios", "_requests", "tier")
 
     _keep = 0.5 ** (1 / SLOWDOWN_HALF_LIFE_REQUESTS)
 
     def __init__(self, tier: PrefillRate) -> None:
         self.tier = tier
-        self._took_s = self._expected_s = 0.0
+        self._log_ratios = self._requests = 0.0
 
     def observe(self, tokens: int, seconds: float) -> None:
         """As PrefillRate.observe, for the tier and for this replica's place in it."""
@@ -129,15 +127,16 @@ class ReplicaSpeed:
             return
         if self.tier.measured:  # or there is nothing yet to be slower than
             overhead_s, tokens_per_s = self.tier.fit()
-            self._took_s = self._took_s * self._keep + seconds
-            self._expected_s = self._expected_s * self._keep + overhead_s + tokens / tokens_per_s
+            ratio = seconds / (overhead_s + tokens / tokens_per_s)
+            log_ratio = math.log(min(MAX_SLOWDOWN, max(1 / MAX_SLOWDOWN, ratio)))
+            self._log_ratios = self._log_ratios * self._keep + log_ratio
+            self._requests = self._requests * self._keep + 1
         self.tier.observe(tokens, seconds)
 
     @property
     def slowdown(self) -> float:
         """Seconds taken ÷ seconds expected of any replica of the tier, > 0; 1 for a new one."""
-        prior_s = SLOWDOWN_PRIOR_REQUESTS * self.tier.mean_s
-        return (self._took_s + prior_s) / (self._expected_s + prior_s)
+        return math.exp(self._log_ratios / (self._requests + SLOWDOWN_PRIOR_REQUESTS))
 
     @property
     def tokens_per_s(self) -> float:
