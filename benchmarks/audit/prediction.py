@@ -22,12 +22,12 @@ from routing.tier1_share import Tier1Share, observed_share
 
 Floats = NDArray[np.float64]
 
-RESAMPLES = 100
+RESAMPLES = 400
 FEWEST_ROWS = 40  # two halves of twenty: below that a share is noise
 LAYERS = ("router", "drafts", "frontier", "other")
 COLUMNS = (
-    "input_tokens", "output_tokens", "category", "kept", "drafted", "escalated", "draft_uncached", "draft_input",
-    "draft_output", "draft_s", "baseline_usd", "router", "drafts", "frontier", "other",
+    "input_tokens", "output_tokens", "category", "kept", "drafted", "draft_uncached", "draft_input", "draft_output",
+    "draft_s", "baseline_usd", "router", "drafts", "frontier", "other",
 )  # fmt: skip
 
 
@@ -35,7 +35,7 @@ COLUMNS = (
 class Booked:
     """Finished requests of a ledger, one array per column, in order of their time as exported.
 
-    kept, drafted, escalated are 0/1; draft_*: of the draft attempt; the last four are dollars by layer.
+    kept and drafted are 0/1; draft_*: of the draft attempt; the last four are dollars by layer.
     """
 
     columns: "dict[str, array[float]]" = field(default_factory=lambda: {name: array("d") for name in COLUMNS})
@@ -60,7 +60,6 @@ class Booked:
             "category": self.categories.setdefault(row.features.category, len(self.categories)),
             "kept": served.tier == "tier1",
             "drafted": usage is not None,
-            "escalated": any(a.kind == "frontier" for a in row.attempts),
             "draft_uncached": usage.input_tokens - (usage.cached_tokens or 0) if usage else 0,
             "draft_input": usage.input_tokens if usage else 0,
             "draft_output": usage.output_tokens if usage else 0,
@@ -97,15 +96,16 @@ class Pilot(Record):
     other_usd: float = Field(description="mean per request: samples, judges, shadow answers")
     uncached_ratio: float = Field(description="of the drafts' input tokens")
     draft_length_ratio: float = Field(description="draft's output tokens over the served answer's")
-    frontier_ratio: float = Field(description="booked frontier dollars over the same answers at list price")
     kept_ratio: float
     drafted: dict[str, float] = Field(description="share of requests by category; '' for all")
-    escalated: dict[str, float]
+    frontier: dict[str, float] = Field(
+        description="booked frontier dollars over what all answers would have cost there, by category; '' for all"
+    )
 
 
 def learn(table: dict[str, Floats], categories: dict[str, int], source: str) -> Pilot:
     """Fit on some rows; at least one."""
-    drafted, escalated = table["drafted"] > 0, table["escalated"] > 0
+    drafted = table["drafted"] > 0
     rates = fit_rates(
         table["draft_uncached"][drafted].tolist(),
         table["draft_output"][drafted].tolist(),
@@ -120,10 +120,10 @@ def learn(table: dict[str, Floats], categories: dict[str, int], source: str) -> 
         other_usd=float(table["other"].mean()),
         uncached_ratio=_ratio(table["draft_uncached"].sum(), table["draft_input"].sum()) or 0.0,
         draft_length_ratio=_ratio(table["draft_output"].sum(), table["output_tokens"][drafted].sum()) or 0.0,
-        frontier_ratio=_ratio(table["frontier"].sum(), table["baseline_usd"][escalated].sum()) or 0.0,
         kept_ratio=float(table["kept"].mean()),
-        drafted=_shares(table["drafted"], table["category"], categories),
-        escalated=_shares(table["escalated"], table["category"], categories),
+        drafted=_shares(table["drafted"], np.ones(len(drafted)), table["category"], categories),
+        # Of dollars, not of requests: what is sent up is seldom as long as what is kept.
+        frontier=_shares(table["frontier"], table["baseline_usd"], table["category"], categories),
     )
 
 
@@ -131,12 +131,13 @@ def _ratio(part: float, whole: float) -> float | None:
     return float(part / whole) if whole > 0 else None
 
 
-def _shares(flags: Floats, category: Floats, categories: dict[str, int]) -> dict[str, float]:
-    found = {"": float(flags.mean())}
+def _shares(part: Floats, whole: Floats, category: Floats, categories: dict[str, int]) -> dict[str, float]:
+    """Sum over sum by category; '' for all."""
+    found = {"": _ratio(part.sum(), whole.sum()) or 0.0}
+    few = 20 * float(whole.mean())  # twenty requests of the whole's share keep a rare category from promising 0 or 1
     for name, number in categories.items():
-        here = flags[category == number]
-        # Twenty requests of the whole's share keep a rare category from promising 0 or 1.
-        found[name] = float((here.sum() + 20 * found[""]) / (len(here) + 20))
+        here = category == number
+        found[name] = _ratio(part[here].sum() + few * found[""], whole[here].sum() + few) or 0.0
     return found
 
 
@@ -158,17 +159,19 @@ class Prediction(Record):
     error_ratio: float | None = Field(description="predicted over measured, less 1")
     error_low: float | None = Field(None, description="95 % bootstrap interval of error_ratio: what chance alone does")
     error_high: float | None = None
+    predicted_interval_usd: tuple[float, float] | None = Field(None, description="95 %, of pilot and rows drawn again")
+    measured_interval_usd: tuple[float, float] | None = Field(None, description="95 %, of the rows drawn again")
 
 
 def predict(pilot: Pilot, table: dict[str, Floats], categories: dict[str, int], left_out: int = 0) -> Prediction:
     """Predict from category, lengths and the frontier's list price alone; compare with what was booked."""
     names = {number: name for name, number in categories.items()}
     drafted = _by_category(pilot.drafted, table["category"], names)
-    escalated = _by_category(pilot.escalated, table["category"], names)
+    sent_up = _by_category(pilot.frontier, table["category"], names)
     predicted = {
         "router": pilot.router_usd * len(drafted),
         "other": pilot.other_usd * len(drafted),
-        "frontier": float((escalated * table["baseline_usd"]).sum()) * pilot.frontier_ratio,
+        "frontier": float((sent_up * table["baseline_usd"]).sum()),
         "drafts": 0.0,
     }
     if pilot.rates is not None and pilot.usd_per_engine_s is not None:
@@ -229,16 +232,17 @@ def check(path: Path, pilot: Pilot | None) -> Prediction | None:
     taught = pilot or learn(earlier, booked.categories, "earlier half")
     found = predict(taught, later, booked.categories, booked.left_out)
     draw = np.random.default_rng(0)
-    errors = []
+    drawn = []
     for _ in range(RESAMPLES):
         again = taught if pilot is not None else learn(_resampled(earlier, draw), booked.categories, "resample")
-        error = predict(again, _resampled(later, draw), booked.categories).error_ratio
-        if error is not None:
-            errors.append(error)
-    if not errors:
+        one = predict(again, _resampled(later, draw), booked.categories)
+        if one.error_ratio is not None:
+            drawn.append((one.error_ratio, one.predicted_usd, one.measured_usd))
+    if not drawn:
         return found
-    low, high = np.quantile(errors, [0.025, 0.975]).tolist()
-    return found.model_copy(update={"error_low": low, "error_high": high})
+    (error_low, error_high), predicted, measured = np.quantile(drawn, [0.025, 0.975], axis=0).T.tolist()
+    intervals = {"predicted_interval_usd": tuple(predicted), "measured_interval_usd": tuple(measured)}
+    return found.model_copy(update={"error_low": error_low, "error_high": error_high, **intervals})
 
 
 def _resampled(table: dict[str, Floats], draw: np.random.Generator) -> dict[str, Floats]:

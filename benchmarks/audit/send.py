@@ -15,19 +15,49 @@ from benchmarks.audit.call import AuditError
 from benchmarks.client import new_session
 
 LOOPBACK = ("127.0.0.1", "::1")  # generated traffic is for one's own machine, never for a provider
+READY_WITHIN_S = 300.0
+POLL_S = 1.0
 
 
-def send_all(lines: Iterable[bytes], url: str, out: Path, requests: int, concurrency: int, max_tokens: int) -> None:
+def send_all(
+    lines: Iterable[bytes],
+    url: str,
+    out: Path,
+    requests: int,
+    concurrency: int,
+    max_tokens: int,
+    ready_within_s: float = READY_WITHIN_S,
+) -> None:
     """Send `requests` of the logged requests as model `auto`, `concurrency` at a time; one line of `out` each.
 
-    Raises AuditError when url is not on this machine.
+    Begins when every tier is ready: requests for one that is still loading would teach a forecast the wrong shares.
+    Raises AuditError when url is not on this machine, or a tier is not ready within ready_within_s.
     """
     if urlsplit(url).hostname not in LOOPBACK:
         raise AuditError(
             f"--send {url}: generated traffic goes to this machine alone, for example http://127.0.0.1:8000"
         )
+    asyncio.run(until_ready(url, ready_within_s))
     with out.open("wb") as log:
         asyncio.run(_send(lines, url, log, requests, concurrency, max_tokens))
+
+
+async def until_ready(url: str, within_s: float) -> None:
+    """Wait until every tier has generated a token. Raises AuditError saying which has not."""
+    until = time.perf_counter() + within_s
+    said = "it does not answer"
+    async with new_session(60) as session:
+        while True:
+            try:
+                async with session.get(f"{url}/readyz") as reply:
+                    if reply.status == 200:
+                        return
+                    said = (await reply.text())[:200]
+            except (aiohttp.ClientError, TimeoutError) as error:
+                said = f"it does not answer ({type(error).__name__})"
+            if time.perf_counter() > until:
+                raise AuditError(f"--send {url}: not ready within {within_s:g} s: {said}")
+            await asyncio.sleep(min(POLL_S, within_s))
 
 
 async def _send(

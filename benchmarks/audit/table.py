@@ -31,6 +31,12 @@ def lines(report: Report) -> Iterable[str]:
         both = f"predicted {usd(checked.predicted_usd):>12}   booked {usd(checked.measured_usd):>12}"
         chance = f" (by chance {signed(checked.error_low)} to {signed(checked.error_high)})"
         yield f"  {'all':<12}{both}   {wrong}{'' if checked.error_low is None else chance}"
+        if checked.predicted_interval_usd is not None and checked.measured_interval_usd is not None:
+            predicted, booked = (
+                "{} to {}".format(*map(usd, ends))
+                for ends in (checked.predicted_interval_usd, checked.measured_interval_usd)
+            )
+            yield f"  {'95 %':<12}predicted {predicted}   booked {booked}"
     yield "\nnot known"
     for sentence in report.outlook.unknown:
         yield f"  - {sentence}"

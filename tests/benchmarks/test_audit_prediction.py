@@ -58,6 +58,30 @@ def test_later_half_is_predicted_from_the_earlier_one_within_a_tenth(tmp_path: P
     assert found.error_low < found.error_ratio < found.error_high
 
 
+def test_what_is_sent_up_may_be_longer_than_what_is_kept(tmp_path: Path) -> None:
+    """A share of requests would forecast five eighths of this bill; a share of dollars forecasts all of it."""
+    draw = random.Random(1)
+    rows = [ledger_row(draw, number, escalated_ratio=float(number % 2)) for number in range(2000)]
+    for row in rows[1::2]:
+        row["baseline_cost_usd"] *= 4
+        row["attempts"][2]["cost_usd"] *= 4
+    found = check(write(tmp_path / "ledger.jsonl", rows), None)
+    assert found is not None
+    frontier = found.layers["frontier"]
+    assert frontier.predicted_usd == pytest.approx(frontier.measured_usd, rel=0.1)
+
+
+def test_both_sides_have_intervals_that_hold_them(tmp_path: Path) -> None:
+    found = check(ledger(tmp_path, 400), None)
+    assert found is not None
+    for value, ends in (
+        (found.predicted_usd, found.predicted_interval_usd),
+        (found.measured_usd, found.measured_interval_usd),
+    ):
+        assert ends is not None
+        assert ends[0] < value < ends[1]
+
+
 def test_small_samples_say_how_much_of_the_error_is_chance(tmp_path: Path) -> None:
     few, many = check(ledger(tmp_path, 100, 1), None), check(ledger(tmp_path, 4000, 2), None)
     assert few is not None
