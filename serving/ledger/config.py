@@ -31,6 +31,12 @@ class LedgerConfig(Record):
     flush_interval_s: float = Field(0.1, gt=0, le=60, description="longest wait for a batch to fill")
     busy_timeout_s: float = Field(2.0, ge=0, description="how long a write waits for another process's lock")
     retry_interval_s: float = Field(1.0, gt=0, description="pause between tries while the database is away")
+    retention_days: float | None = Field(
+        None, ge=1, description="requests that began longer ago are deleted, with their attempts; None: kept for ever"
+    )
+    archive_dir: str | None = Field(
+        None, description="with retention_days: a folder that gets every row as a line of its day before it is deleted"
+    )
     unknown_price_interval_s: float = Field(60.0, ge=0, description="at most one alarm per model in this time")
 
     @model_validator(mode="after")
@@ -48,6 +54,12 @@ class LedgerConfig(Record):
             raise ValueError(f"url begins with {url.drivername!r}; known: sqlite, postgresql+psycopg")
         elif self.spool_dir is None:
             raise ValueError("spool_dir is needed with Postgres: a local folder that survives a restart")
+        return self
+
+    @model_validator(mode="after")
+    def _archive_needs_an_age(self) -> Self:
+        if self.archive_dir is not None and self.retention_days is None:
+            raise ValueError("archive_dir is set but nothing is ever deleted; set retention_days or unset archive_dir")
         return self
 
     @property

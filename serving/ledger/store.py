@@ -6,19 +6,21 @@ Inserting is idempotent by primary key, so a batch that may or may not have been
 import sqlite3
 import threading
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from alembic import command
 from alembic.config import Config as AlembicConfig
-from sqlalchemy import Connection, Engine, Executable, Table, create_engine, event, select, text
+from sqlalchemy import Connection, Engine, Executable, Table, create_engine, delete, event, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 
 from routing.schema import RequestRecord
 from serving.errors import ConfigInvalid
+from serving.ledger.archive import Archive
 from serving.ledger.config import LedgerConfig
-from serving.ledger.rows import attempt_rows, request_row
+from serving.ledger.rows import attempt_rows, record_from_rows, request_row
 from serving.ledger.tables import attempts, requests
 
 CONNECT_TIMEOUT_S = 5
@@ -146,6 +148,37 @@ class Store:
             if bound_badly or isinstance(error, _BAD_ROW):
                 raise RowRefused(reason_of(error)) from error
             raise StorageDown(reason_of(error)) from error
+
+    def prune(self, before: datetime, limit: int, archive: Archive | None = None) -> int:
+        """Delete the oldest requests that began before an instant, at most `limit`, attempts too; how many those were.
+
+        They are in the archive before they are gone; several processes take different rows. Raises StorageDown, and
+        OSError when the archive cannot be written: nothing is deleted then.
+        """
+        oldest = select(requests).where(requests.c.at < before).order_by(requests.c.at, requests.c.request_id)
+        try:
+            with self._engine.begin() as connection:
+                found = connection.execute(oldest.limit(limit).with_for_update(skip_locked=True))
+                rows = [row._asdict() for row in found]
+                ids = [row["request_id"] for row in rows]
+                if archive is not None and rows:
+                    archive.append(self._with_attempts(connection, rows))
+                if rows:
+                    connection.execute(delete(requests).where(requests.c.request_id.in_(ids)))
+                return len(rows)
+        except OSError:
+            raise
+        except Exception as error:
+            raise StorageDown(reason_of(error)) from error
+
+    @staticmethod
+    def _with_attempts(connection: Connection, rows: Sequence[dict[str, Any]]) -> list[RequestRecord]:
+        """The requests as they were booked, in the same order."""
+        tried: dict[str, list[dict[str, Any]]] = {row["request_id"]: [] for row in rows}
+        query = select(attempts).where(attempts.c.request_id.in_(list(tried))).order_by(attempts.c.ordinal)
+        for attempt in connection.execute(query):
+            tried[attempt.request_id].append(attempt._asdict())
+        return [record_from_rows(row, tried[row["request_id"]]) for row in rows]
 
     def dispose(self) -> None:
         """Close the connections."""

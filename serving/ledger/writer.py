@@ -11,10 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from routing.schema import RequestRecord
+from serving.ledger.archive import Archive
 from serving.ledger.config import LedgerConfig
 from serving.ledger.lines import from_line, to_line
 from serving.ledger.spool import Spool
@@ -23,6 +26,7 @@ from serving.ledger.store import RowRefused, StorageDown, Store
 log = logging.getLogger(__name__)
 
 UnknownPriceHook = Callable[[str, str], None]
+PRUNE_INTERVAL_S = 60.0  # between looks for rows that have become too old
 REFUSED_FILE = "refused.jsonl"
 _MAX_ALARMS = 1000  # models remembered as reported; then all are forgotten, which costs a repeated alarm
 
@@ -36,6 +40,7 @@ class LedgerCounts:
     replayed: int = 0  # of the written ones, those that came out of a spool, also one left by a dead process
     refused: int = 0  # the database will never take them: kept in refused.jsonl
     lost: int = 0  # neither database nor disk took them, and memory ran out or the process ended
+    pruned: int = 0  # deleted because they were older than retention_days
     unknown_prices: int = 0  # attempts whose price is not in the config
     lag_s: float = 0.0  # record() to commit, of the oldest row in the last batch
 
@@ -66,6 +71,8 @@ class Ledger:
         self._retry_at_s = 0.0
         self._held: list[RequestRecord] = []  # neither the database nor the disk takes them now
         self._alarmed: dict[tuple[str, str], float] = {}
+        self._archive = Archive(Path(config.archive_dir)) if config.archive_dir is not None else None
+        self._prune_at_s = 0.0
         self._thread.start()
 
     def __enter__(self) -> Self:
@@ -160,6 +167,7 @@ class Ledger:
             try:
                 self._catch_up()
                 self._settle(rows)
+                self._prune()
             except Exception as error:  # a bug, or the hook's; booking goes on, and writing a row twice does no harm
                 log.exception("ledger writer")
                 self._went_down(error)
@@ -314,6 +322,27 @@ class Ledger:
         lost = max(len(records) - room, 0)
         self.counts.lost += lost
         log.error("ledger spool: %s; %d rows held in memory, %d lost", error, len(self._held), lost)
+
+    def _prune(self) -> None:
+        """Delete a batch of rows that are too old; booking comes first, so only with nothing else to do."""
+        busy = not self._queue.empty() or bool(self._held) or not self._spool.is_empty
+        if self._config.retention_days is None or not self._up.is_set() or busy or self._close_by_s is not None:
+            return
+        if time.perf_counter() < self._prune_at_s:
+            return
+        self._prune_at_s = time.perf_counter() + PRUNE_INTERVAL_S
+        before = datetime.now(UTC) - timedelta(days=self._config.retention_days)
+        try:
+            pruned = self._store.prune(before, self._config.batch_size, self._archive)
+        except StorageDown as error:
+            self._went_down(error)
+            return
+        except OSError as error:
+            log.error("ledger: old rows stay, their archive cannot be written: %s", error)
+            return
+        self.counts.pruned += pruned
+        if pruned == self._config.batch_size:
+            self._prune_at_s = 0.0  # there may be more
 
     def _went_down(self, error: Exception) -> None:
         self._up.clear()
