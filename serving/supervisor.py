@@ -20,6 +20,7 @@ from serving.app import APPLICATION, application
 from serving.config import StackConfig
 from serving.errors import StackError
 from serving.keys import require_keys
+from serving.standin import HOST as STANDIN_HOST
 from serving.standin import Standin
 from serving.weights import ROOT, model_path
 
@@ -91,7 +92,9 @@ def running_stack(config: StackConfig, interrupted: Callable[[], bool] = lambda:
     Raises ConfigInvalid (keys, weights) before anything is started, StartFailed when a part does not come up.
     """
     require_keys(config.gateway.host, config.gateway.keys_file)
-    require_free_port(config.gateway.host, config.gateway.port)
+    require_free_port(config.gateway.host, config.gateway.port, "STACK_GATEWAY__PORT")
+    if config.standin is not None:
+        require_free_port(STANDIN_HOST, config.standin.port, "STACK_STANDIN__PORT and the provider's base_url")
     engines = {"router": config.router, "tier1": config.tier1, "standin": config.standin}
     for engine in engines.values():
         if engine is not None:
@@ -131,11 +134,12 @@ def running_stack(config: StackConfig, interrupted: Callable[[], bool] = lambda:
         yield url
 
 
-def require_free_port(host: str, port: int) -> None:
-    """Raises StartFailed when somebody listens there already.
+def require_free_port(host: str, port: int, setting: str) -> None:
+    """Raises StartFailed when somebody listens there already; `setting` is what to change then.
 
     Ray's proxies share their port (SO_REUSEPORT): a second stack would start without complaint and take half of the
-    requests meant for the first.
+    requests meant for the first. A stand-in left by another stack would answer the health check of ours, which would
+    then count as ready while it loads.
     """
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         try:
@@ -143,7 +147,7 @@ def require_free_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise StartFailed(
-                f"cannot listen on {host}:{port}: {error.strerror}; stop what runs there or set STACK_GATEWAY__PORT"
+                f"cannot listen on {host}:{port}: {error.strerror}; stop what runs there or set {setting}"
             ) from error
 
 

@@ -14,7 +14,15 @@ import pytest
 
 from serving.__main__ import parser
 from serving.config import StackConfig, load_config
-from serving.supervisor import STOP_SIGNALS, StartFailed, Steps, require_free_port, stop_signals, usage_lines
+from serving.supervisor import (
+    STOP_SIGNALS,
+    StartFailed,
+    Steps,
+    require_free_port,
+    running_stack,
+    stop_signals,
+    usage_lines,
+)
 
 PROFILE = Path(__file__).resolve().parents[2] / "deploy" / "profiles" / "cpu.yaml"
 
@@ -30,6 +38,12 @@ def listener() -> Iterator[socket.socket]:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         yield listener
+
+
+def unused_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def test_newcomer_is_told_the_address_and_the_configuration(config: StackConfig) -> None:
@@ -87,11 +101,22 @@ def test_taken_port_is_named_with_the_way_out(listener: socket.socket) -> None:
     """Ray's proxies share a port: a second stack would take half of the first one's requests."""
     port = listener.getsockname()[1]
     with pytest.raises(StartFailed, match=f"127.0.0.1:{port}.*STACK_GATEWAY__PORT"):
-        require_free_port("127.0.0.1", port)
+        require_free_port("127.0.0.1", port, "STACK_GATEWAY__PORT")
+
+
+def test_stack_whose_stand_in_would_meet_another_one_does_not_start(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one would answer the health check of ours, and the stack would call itself ready too early."""
+    port = listener.getsockname()[1]
+    monkeypatch.setattr("serving.supervisor.model_path", lambda model: pytest.fail("went on to look for weights"))
+    config = load_config(PROFILE, {"STACK_GATEWAY__PORT": str(unused_port()), "STACK_STANDIN__PORT": str(port)})
+    with pytest.raises(StartFailed, match=f"127.0.0.1:{port}.*STACK_STANDIN__PORT"), running_stack(config):
+        pass
 
 
 def test_free_port_is_free_and_stays_free(listener: socket.socket) -> None:
     port = listener.getsockname()[1]
     listener.close()
-    require_free_port("127.0.0.1", port)
-    require_free_port("127.0.0.1", port)
+    require_free_port("127.0.0.1", port, "STACK_GATEWAY__PORT")
+    require_free_port("127.0.0.1", port, "STACK_GATEWAY__PORT")
