@@ -16,6 +16,7 @@ from sklearn.linear_model import Ridge
 from sklearn.tree._tree import Tree
 
 from models.errors import ModelsError
+from models.logistic import fit_logistic
 from routing.calibration import fit_calibration, log_odds
 from routing.forest import Forest
 from routing.head import (
@@ -32,13 +33,16 @@ from routing.head import (
     TopCard,
     dense_row,
     evidence_of,
+    labels_of,
     scale_structure,
+    shares_of,
     signals_row,
     structure_row,
     text_row,
     texts_of,
 )
 from routing.labels import Pair, fold_of
+from routing.logistic import Logistic
 from routing.ngrams import N_BUCKETS
 from routing.quality import apgr, quality_curve
 from routing.structure import PROMPT_FEATURES
@@ -47,6 +51,7 @@ log = logging.getLogger(__name__)
 
 N_FOLDS = 5
 FOREST_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+BESIDE_LOGISTIC = 0.5  # of the gate's forest; half of either was best or near it on every set (benchmarks/LOG.md)
 WORTH_A_FOREST = 0.003  # APGR; half the standard error of a five-fold mean on 8,000 pairs
 MIN_PAIRS = 20  # fewer cannot fill five folds; the rule of thumb for a useful head is hundreds
 MIN_DOCUMENTS = 2  # a word seen in one prompt only says which prompt it was
@@ -310,9 +315,11 @@ def fit_head(kind: HeadKind, name: str, pairs: Sequence[Pair], shape: ForestShap
     ok = np.array([float(pair.tier1_ok) for pair in pairs])
     good = np.array([float(not pair.bad_draft) for pair in pairs])
     forests: dict[int, Forest] = {}
+    logistics: dict[int, Logistic] = {}
     tops: list[TopCard] = []
     out_of_fold: dict[int, Floats] = {}
-    for stage, reads in enumerate(stages(kind, rows.evidence, counted=any(p.agreement for p in pairs))):
+    for reads in stages(kind, rows.evidence, counted=any(p.agreement for p in pairs)):
+        stage = len(tops)
         able = np.array([i for i, e in enumerate(rows.evidence) if reads.known(e)])
         dense = np.array(
             [
@@ -320,9 +327,20 @@ def fit_head(kind: HeadKind, name: str, pairs: Sequence[Pair], shape: ForestShap
                 for i in able
             ]
         )
-        forests[stage], from_forest = grow_forest(dense, rows.labels[able], rows.fold[able], shape, seed)
-        weight = forest_weight(linear_scores[able], from_forest, [pairs[i] for i in able])
-        scores = weight * from_forest + (1 - weight) * linear_scores[able]
+        forest, from_forest = grow_forest(dense, rows.labels[able], rows.fold[able], shape, seed)
+        if kind is HeadKind.GATE:
+            logistic, beside = logistic_stage(rows, able, dense, reads)
+            weight = BESIDE_LOGISTIC
+        else:
+            logistic, beside = None, linear_scores[able]
+            weight = forest_weight(beside, from_forest, [pairs[i] for i in able])
+        scores = weight * from_forest + (1 - weight) * beside
+        if stage and kind is HeadKind.GATE and not better(scores, out_of_fold[stage - 1][able], rows.labels[able]):
+            log.info("%s: left out, no better than the stage before it: %s", name, reads)
+            continue
+        forests[stage] = forest
+        if logistic is not None:
+            logistics[stage] = logistic
         # A pair without the signal keeps what the stage before says of it.
         out_of_fold[stage] = out_of_fold[stage - 1].copy() if stage else linear_scores.copy()
         out_of_fold[stage][able] = scores
@@ -341,4 +359,32 @@ def fit_head(kind: HeadKind, name: str, pairs: Sequence[Pair], shape: ForestShap
         n_labels=tuple(int(n) for n in np.bincount(rows.category, minlength=len(rows.categories))),
         tops=tuple(tops),
     )
-    return Fitted(Head(kind, card, linear, category_rates(rows, everything), forests), out_of_fold)
+    return Fitted(Head(kind, card, linear, category_rates(rows, everything), forests, logistics), out_of_fold)
+
+
+def better(scores: Floats, before: Floats, labels: Floats) -> bool:
+    """Whether a stage's out-of-fold scores are nearer to the labels than the stage's before it, (n, n_targets) each.
+
+    A dear signal that teaches nothing on these labels would cost money and only add noise.
+    """
+    return float(((scores - labels) ** 2).mean()) < float(((before - labels) ** 2).mean())
+
+
+def logistic_stage(rows: Rows, able: NDArray[np.int64], dense: Floats, reads: Reads) -> tuple[Logistic, Floats]:
+    """The gate's logistic model on the pairs `able`, and what it says of each out of fold, shape (n, n_targets).
+
+    A category may weigh the first stage's scores and the signals in its own way.
+    """
+    n_signals = signals_row(rows.evidence[able[0]], reads).size
+    signals = np.array([*range(len(LABEL_SET)), *range(dense.shape[1] - n_signals, dense.shape[1])])
+    shares, category, fold = shares_of(rows.labels[able]), rows.category[able], rows.fold[able]
+
+    def fit(train: NDArray[np.bool_]) -> Logistic:
+        return fit_logistic(dense[train], shares[train], category[train], len(rows.categories), signals)
+
+    held_out = np.zeros(shares.shape)
+    for number in np.unique(fold):
+        model = fit(fold != number)
+        for i in np.flatnonzero(fold == number):
+            held_out[i] = labels_of(model.predict(dense[i], category[i]))
+    return fit(np.ones(able.size, dtype=bool)), held_out

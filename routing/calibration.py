@@ -92,9 +92,9 @@ def fit_calibration(
     high, low = (n_positive + 1) / (n_positive + 2), 1 / (z.size - n_positive + 2)
     target = low + (high - low) * np.asarray(positive, dtype=np.float64)
     precision = np.array([SLOPE_PRECISION, 1e-6, *[offset_precision] * len(names)])
-    weights = _newton(design, target, precision)
+    weights = map_weights(design, target, precision)
     if weights[0] < 0:
-        weights = np.concatenate([[0.0], _newton(design[:, 1:], target, precision[1:])])
+        weights = np.concatenate([[0.0], map_weights(design[:, 1:], target, precision[1:])])
     slope = float(weights[0]) / spread
     curve_platt, curve_ratio = _isotonic(sigmoid(design @ weights), np.asarray(positive, dtype=np.float64))
     return Calibration(
@@ -128,8 +128,11 @@ def _isotonic(p: Floats, positive: Floats) -> tuple[tuple[float, ...], tuple[flo
     return tuple(n_p / n for n, n_p, _ in blocks), tuple(n_positive / n for n, _, n_positive in blocks)
 
 
-def _newton(design: Floats, target: Floats, precision: Floats) -> Floats:
-    """Maximum a posteriori weights of a logistic model; the objective is strictly convex."""
+def map_weights(design: Floats, target: Floats, precision: Floats) -> Floats:
+    """Maximum a posteriori weights of a logistic model, shape (n_columns,); the objective is strictly convex.
+
+    design: (n, n_columns); target: 0/1 or soft labels 0..1, (n,); precision: of each weight's Gaussian prior, above 0.
+    """
     weights = np.zeros(design.shape[1])
     for _ in range(_NEWTON_STEPS):
         p = sigmoid(design @ weights)

@@ -1,8 +1,9 @@
 """The learned part of router and gate: text, structure and agreement in, probabilities out. Pure numpy, reads no files.
 
 Two stages. A linear model over hashed words and letter groups, structure and category gives scores; a small forest over
-these scores, structure, category and agreement corrects them. Both learn the gain, what the frontier is worth beyond
-tier 1, because what is hopeless for tier 1 is often hopeless for the frontier too.
+these scores, structure, category and signals corrects them, for the gate beside a logistic model of the same columns.
+All learn the gain, what the frontier is worth beyond tier 1, because what is hopeless for tier 1 is often hopeless for
+the frontier too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,23 +19,24 @@ from routing.answers import answers_like
 from routing.calibration import Calibration, Threshold, log_odds
 from routing.forest import Forest
 from routing.labels import Pair
+from routing.logistic import Logistic, standardised
 from routing.ngrams import N_BUCKETS, Buckets, letter_counts, word_counts
 from routing.schema import Record
 from routing.steering import without_steering
-from routing.structure import agreement, agrees, draft_structure, prompt_structure
+from routing.structure import agreement, agrees, draft_structure, exact_agreement, prompt_structure
 from routing.text import edges
 
 Floats = NDArray[np.float64]
 Floats32 = NDArray[np.float32]
 
-FORMAT: Final = "tierwise-head/2"
+FORMAT: Final = "tierwise-head/3"
 FEATURE_VERSION: Final = (
-    2  # of ngrams, structure and arithmetic together: a change of any makes old weights meaningless
+    3  # of ngrams, structure and arithmetic together: a change of any makes old weights meaningless
 )
 LABEL_SET: Final = ("gain", "bad_draft")  # what the scores of a head mean, in their order
+_SCALE, _SHIFT = np.array([2.0, 1.0]), np.array([1.0, 0.0])  # a gain of -1..1 as a share 0..1
 N_FAMILIES: Final = 2  # words, letter groups
 STRUCTURE_SCALE: Final = 0.05  # standardised counts beside text rows of norm 1; .1 costs .02 APGR on 754 pairs
-MAX_DEVIATIONS: Final = 4.0  # one absurd count may not outweigh the text
 
 
 class HeadKind(StrEnum):
@@ -96,7 +98,9 @@ class TopCard(Record):
     """One second stage: what it reads, and how its scores become probabilities."""
 
     reads: Reads
-    forest_weight: float = Field(ge=0, le=1, description="of the forest; the rest is the linear score")
+    forest_weight: float = Field(
+        ge=0, le=1, description="of the forest; the rest is the linear score, for the gate the logistic model's"
+    )
     tier1_ok: Calibration = Field(description="of log_odds(1 - gain)")
     draft_good: Calibration = Field(description="of log_odds(1 - bad_draft)")
 
@@ -150,6 +154,7 @@ class Manifest(Record):
 
 
 MAX_ANSWERS: Final = 64
+CHARS_PER_TOKEN: Final = 3.0  # of short answers and numbers; prose has about 4
 ALL_KNOWN: Final = Evidence(
     "", "", other_answers=("",) * MAX_ANSWERS, p_router=0.5, mean_logprob=0.0, worst_token_logprob=0.0, p_judge_ok=0.5
 )
@@ -199,19 +204,28 @@ def structure_row(kind: HeadKind, evidence: Evidence) -> Floats:
 def signals_row(evidence: Evidence, reads: Reads) -> Floats:
     """What a second stage sees of its signals: agreement of the draft's answer with the first n_answers others, the
 
-    router model's log odds, the draft's logprobs, the verdict's log odds; empty for what it does not read.
+    router model's log odds, the `logprob_row`, the verdict's log odds; empty for what it does not read.
     """
     parts: list[Floats] = []
     if reads.n_answers:
         others = evidence.other_answers[: reads.n_answers]
         parts += [agreement(evidence.answer, others), agrees(evidence.answer, others)]
+        parts.append(exact_agreement(evidence.answer, others))
     if reads.router:
         parts.append(log_odds(np.array([evidence.p_router])))
     if reads.logprobs:
-        parts.append(np.array([evidence.mean_logprob, evidence.worst_token_logprob], dtype=np.float64))
+        parts.append(logprob_row(evidence))
     if reads.verdict:
         parts.append(log_odds(np.array([evidence.p_judge_ok])))
     return np.concatenate([np.zeros(0), *parts])
+
+
+def logprob_row(evidence: Evidence) -> Floats:
+    """Mean and worst token, and ln(1 - logprob of the whole draft), whose tokens are estimated from its length."""
+    assert evidence.mean_logprob is not None
+    n_tokens = 1 + len(evidence.draft) / CHARS_PER_TOKEN
+    worst = evidence.worst_token_logprob
+    return np.array([evidence.mean_logprob, worst, np.log1p(-evidence.mean_logprob * n_tokens)], dtype=np.float64)
 
 
 def weigh(row: tuple[Buckets, Floats32], idf: Floats32) -> tuple[Buckets, Floats32]:
@@ -263,8 +277,7 @@ class Linear:
 
 def scale_structure(structure: Floats, mean: Floats, spread: Floats) -> Floats:
     """Standard deviations from the mean, cut at MAX_DEVIATIONS, at the weight that structure has beside text."""
-    z = (structure - mean) / np.where(spread > 0, spread, 1.0)
-    return np.asarray(np.clip(z, -MAX_DEVIATIONS, MAX_DEVIATIONS) * STRUCTURE_SCALE)
+    return standardised(structure, mean, spread) * STRUCTURE_SCALE
 
 
 @dataclass(frozen=True)
@@ -272,6 +285,7 @@ class Head:
     """Both stages of one head.
 
     rate: float64 (n_categories + 1, n_targets), shrunken means of the labels; the last row is the common one.
+    forests, logistics: of each second stage, by its number; a router has no logistic models (benchmarks/LOG.md).
     """
 
     kind: HeadKind
@@ -279,6 +293,7 @@ class Head:
     linear: Linear
     rate: Floats
     forests: Mapping[int, Forest]
+    logistics: Mapping[int, Logistic]
 
     def score(self, evidence: Evidence, reads: Reads | None = None) -> Scores:
         """Judge one request by one second stage, or by the richest that the evidence allows.
@@ -294,12 +309,16 @@ class Head:
             linear = self.linear.cold_score(structure)
         else:
             linear = self.linear.score(text_row(self.kind, evidence), structure, category)
-        gain, bad = linear
-        if top.forest_weight > 0 and not cold:
+        estimate = linear
+        if not cold:
             rate = self.rate[-1 if category is None else category]
             dense = dense_row(linear, rate, structure, signals_row(evidence, top.reads))
-            forest = self.forests[number].predict(dense[None, :])[0]
-            gain, bad = top.forest_weight * forest + (1 - top.forest_weight) * linear
+            if number in self.logistics:
+                estimate = labels_of(self.logistics[number].predict(dense, category))
+            if top.forest_weight > 0:
+                forest = self.forests[number].predict(dense[None, :])[0]
+                estimate = top.forest_weight * forest + (1 - top.forest_weight) * estimate
+        gain, bad = estimate
         return Scores(
             p_tier1_ok=top.tier1_ok.p(float(log_odds(1 - gain)), evidence.category),
             p_draft_good=top.draft_good.p(float(log_odds(1 - bad)), evidence.category),
@@ -320,6 +339,16 @@ class Head:
 def dense_row(linear: Floats, rate: Floats, structure: Floats, signals: Floats) -> Floats:
     """What the forest sees: scores of the first stage, the category's rates, structure, signals."""
     return np.concatenate([linear, rate, structure, signals])
+
+
+def shares_of(labels: Floats) -> Floats:
+    """The LABEL_SET as shares 0..1, which a logistic model can predict; labels: (..., n_targets)."""
+    return np.asarray((labels + _SHIFT) / _SCALE)
+
+
+def labels_of(shares: Floats) -> Floats:
+    """The inverse of `shares_of`."""
+    return np.asarray(shares * _SCALE - _SHIFT)
 
 
 @dataclass(frozen=True)
@@ -405,7 +434,7 @@ def _head(kind: HeadKind, card: HeadCard, number: int, tensors: Mapping[str, NDA
         bias=floats("bias", n_targets),
         cold=floats("cold", n_structure, n_targets),
     )
-    forests = {}
+    forests, logistics = {}, {}
     for stage, top in enumerate(card.tops):
         name = f"forest{stage}"
         shape = tensors[f"{number}.{name}.feature"].shape
@@ -416,9 +445,18 @@ def _head(kind: HeadKind, card: HeadCard, number: int, tensors: Mapping[str, NDA
             right=take(f"{name}.right", np.int32, *shape).astype(np.int32),
             value=take(f"{name}.value", np.float32, *shape, n_targets).astype(np.float32),
         )
-        forest.check(2 * n_targets + n_structure + signals_row(ALL_KNOWN, top.reads).size, n_targets)
+        n_columns = 2 * n_targets + n_structure + signals_row(ALL_KNOWN, top.reads).size
+        forest.check(n_columns, n_targets)
         forests[stage] = forest
-    return Head(kind, card, linear, floats("rate", n_categories + 1, n_targets), forests)
+        if kind is HeadKind.GATE:
+            name = f"logistic{stage}"
+            logistics[stage] = Logistic(
+                mean=floats(f"{name}.mean", n_columns),
+                spread=floats(f"{name}.spread", n_columns),
+                weights=floats(f"{name}.weights", n_categories + 1, n_columns, n_targets),
+                bias=floats(f"{name}.bias", n_categories + 1, n_targets),
+            )
+    return Head(kind, card, linear, floats("rate", n_categories + 1, n_targets), forests, logistics)
 
 
 def tensors_of(number: int, head: Head) -> dict[str, NDArray[np.generic]]:
@@ -440,4 +478,7 @@ def tensors_of(number: int, head: Head) -> dict[str, NDArray[np.generic]]:
     for stage, forest in head.forests.items():
         for name in ("feature", "threshold", "left", "right", "value"):
             tensors[f"forest{stage}.{name}"] = getattr(forest, name)
+    for stage, logistic in head.logistics.items():
+        for name in ("mean", "spread", "weights", "bias"):
+            tensors[f"logistic{stage}.{name}"] = getattr(logistic, name)
     return {f"{number}.{name}": np.ascontiguousarray(tensor) for name, tensor in tensors.items()}

@@ -33,6 +33,7 @@ _OPTION_NAMED: Final = re.compile(r"\(([A-J])\)")
 _END_CHARS: Final = 200
 _MOSTLY_NUMBER: Final = re.compile(r"\W*[\d.,]+\W*(?:\w{1,8}\W*)?$")
 _DECIMAL: Final = re.compile(r"-?\d+(?:\.\d+)?")
+_BESIDE_A_MARK: Final = re.compile(r"\s*([,:\[\](){}])\s*")
 
 PROMPT_FEATURES: Final = (
     "log_chars",
@@ -176,6 +177,33 @@ def normal_answer(answer: str | None) -> str | None:
     if _DECIMAL.fullmatch(number) and len(number) <= 15:
         return f"{float(number):.10g}"
     return plain or None
+
+
+def exact_answer(answer: str | None) -> str | None:
+    """One spelling per answer that keeps case and inner spaces, which in code and names tell answers apart.
+
+    Numbers are as in `normal_answer`; outer quotes, their kind and spaces beside brackets and commas do not count. An
+    empty text is an answer, too: that of a program which returns one.
+    """
+    if answer is None:
+        return None
+    number = normal_answer(answer)
+    if number is not None and _DECIMAL.fullmatch(number):
+        return number
+    return _BESIDE_A_MARK.sub(r"\1", answer.strip().replace('"', "'")).strip("'")
+
+
+def exact_agreement(answer: str | None, others: Sequence[str | None]) -> Floats:
+    """Agreement by exact spelling: the share that agrees, the largest rival's, their difference, then one by one.
+
+    Shape (3 + len(others),); others: at least one.
+    """
+    own = exact_answer(answer)
+    rest = [exact_answer(o) for o in others]
+    each = [float(own is not None and other == own) for other in rest]
+    votes = Counter(o for o in rest if o is not None and o != own)
+    agree, rival = sum(each) / len(rest), max(votes.values(), default=0) / len(rest)
+    return np.array([agree, rival, agree - rival, *each])
 
 
 AGREEMENT_FEATURES: Final = (

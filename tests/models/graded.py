@@ -8,8 +8,8 @@ NOUNS = ["apples", "trains", "coins", "houses", "letters", "birds", "lamps", "bo
 
 
 def graded(n: int, seed: int = 0, drafts: bool = True) -> list[Pair]:
-    """n pairs over three categories; agreement and a wrong equation betray a bad draft."""
-    rng = random.Random(seed)
+    """n pairs over three categories; agreement betrays a bad draft, in a quarter of them also a wrong equation."""
+    rng, factors = random.Random(seed), random.Random(seed)
     pairs = []
     for i in range(n):
         category = ("chat", "sums", "law")[i % 3]
@@ -18,7 +18,9 @@ def graded(n: int, seed: int = 0, drafts: bool = True) -> list[Pair]:
         prompt = f"{category} {words} {'integral derivative limit' if hard else 'plain short easy'} number {seed}-{i}"
         tier1 = float(rng.random() < (0.15 if hard else 0.95))
         frontier = float(rng.random() < 0.95)
-        answer = "12" if tier1 else "13"
+        a, b = factors.randint(2, 40), factors.randint(2, 40)
+        answer = str(a * b if tier1 else a * b + 1)
+        working = f"We get {a} * {b} = {answer}. " if i % 4 == 0 else ""
         pairs.append(
             Pair(
                 id=f"{seed}-{i}",
@@ -26,9 +28,9 @@ def graded(n: int, seed: int = 0, drafts: bool = True) -> list[Pair]:
                 prompt=prompt,
                 tier1_quality=tier1,
                 frontier_quality=frontier,
-                tier1_output=f"We get 3 * 4 = {answer}. The answer is {answer}." if drafts else None,
+                tier1_output=f"{working}The answer is {answer}." if drafts else None,
                 tier1_answer=answer if drafts else None,
-                other_answers=tuple("12" if rng.random() < 0.9 else "7" for _ in range(3)) if drafts else (),
+                other_answers=tuple(str(a * b) if rng.random() < 0.9 else "7" for _ in range(3)) if drafts else (),
             )
         )
     return pairs

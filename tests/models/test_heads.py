@@ -137,3 +137,23 @@ def test_sentence_that_asks_for_a_tier_changes_no_score() -> None:
     steered = pair.model_copy(update={"prompt": f"{pair.prompt}. Please route this to the frontier model."})
     plain = pair.model_copy(update={"prompt": f"{pair.prompt}."})
     assert head.score(evidence_of(steered, HeadKind.ROUTER)) == head.score(evidence_of(plain, HeadKind.ROUTER))
+
+
+def test_dear_signal_that_teaches_nothing_is_not_read() -> None:
+    """Serving would buy it for every draft that is not clear without."""
+    rng = np.random.default_rng(0)
+    pairs = [p.model_copy(update={"p_judge_ok": float(rng.random())}) for p in signalled(200)]
+    head = fit_head(HeadKind.GATE, "own", pairs, SHAPE, seed=0).head
+    assert not any(top.reads.verdict for top in head.card.tops)
+    assert head.card.tops[-1].reads == Reads(logprobs=True, n_answers=2)
+
+
+def test_head_of_few_labels_is_no_worse_than_its_best_signal() -> None:
+    head = fit_head(HeadKind.GATE, "own", signalled(100), SHAPE, seed=0).head
+    test = signalled(400, seed=1)
+    bad = [float(p.bad_draft) for p in test]
+    found = auroc([-head.score(evidence_of(p, HeadKind.GATE), Reads(logprobs=True)).p_draft_good for p in test], bad)
+    alone = auroc([-(p.mean_logprob or 0.0) for p in test], bad)
+    assert found is not None
+    assert alone is not None
+    assert found > alone - 0.005

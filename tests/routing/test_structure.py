@@ -11,6 +11,8 @@ from routing.structure import (
     PROMPT_FEATURES,
     agreement,
     draft_structure,
+    exact_agreement,
+    exact_answer,
     normal_answer,
     prompt_structure,
 )
@@ -63,6 +65,26 @@ def test_spellings_of_one_answer_agree(one: str, other: str) -> None:
 
 def test_two_missing_answers_do_not_agree() -> None:
     assert feature(AGREEMENT_FEATURES, agreement(None, [None]), "agree_ratio") == 0
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("18", "$18.00"), ("[1, 2]", "[1,2]"), ('"ab"', "'ab'"), ("'ab'", "ab"), ("", " ")]
+)
+def test_exact_spelling_forgives_quotes_and_spaces_beside_marks(one: str, other: str) -> None:
+    assert exact_answer(one) == exact_answer(other)
+
+
+@pytest.mark.parametrize(("one", "other"), [("Ab", "aB"), ("a b", "ab"), ("", None), ("[1, 2]", "[12]")])
+def test_exact_spelling_tells_apart_what_programs_tell_apart(one: str, other: str | None) -> None:
+    assert exact_answer(one) != exact_answer(other)
+
+
+@given(answers, st.lists(answers, min_size=1, max_size=5))
+def test_exact_agreement_is_a_share_and_one_word_of_each(answer: str | None, others: list[str | None]) -> None:
+    values = exact_agreement(answer, others)
+    assert values.shape == (3 + len(others),)
+    assert values[0] == pytest.approx(values[3:].mean())
+    assert 0 <= values[0] + values[1] <= 1 + 1e-9
 
 
 def test_others_that_agree_with_each_other_are_a_rival() -> None:
