@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.card import gpus
 from benchmarks.run import add_run_arguments, plan_of, run_plan
+from benchmarks.section import SECTIONS
 
 # Least memory of the card in GiB, as its driver reports it, and the profile that was worked out for it.
 PROFILES = (
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     with tempfile.TemporaryDirectory(prefix="tierwise-bench-") as scratch:
         plan = replace(plan_of(args, Path(scratch)), gpu=True, profile=profile)
-        return run_plan(plan, args.sections, args.out)
+        return run_plan(plan, args.sections or tuple(SECTIONS), args.out)
 
 
 def profile_for(memory_gib: float) -> Path | None:

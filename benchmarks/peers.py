@@ -101,7 +101,13 @@ def litellm(folder: Path, scratch: Path, engine: Target) -> Iterator[Target]:
     path = scratch / "litellm.yaml"
     path.write_text(yaml.safe_dump(config), "utf-8")
     command = [str(folder / "litellm"), "--config", str(path), "--host", "127.0.0.1", "--port", str(port)]
-    env = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "LITELLM_TELEMETRY": "False"}
+    env = {
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_LOG": "ERROR",
+        "LITELLM_TELEMETRY": "False",
+        # It listens on loopback for the length of this run; without a key it does not start otherwise.
+        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+    }
     url = f"http://127.0.0.1:{port}"
     with process([*command, "--telemetry", "False"], f"{url}/health/liveliness", env):
         yield answering(Target(url, "engine"))

@@ -19,7 +19,7 @@ from benchmarks import card as cards
 from benchmarks import ceiling as ceilings
 from benchmarks.dummy_weights import MODELS, SHAPE_7B, weights_or_shape
 from benchmarks.lab import Labs, real_tier1, stack_hash
-from benchmarks.section import IN_LABS, SECTIONS, Plan, load_section
+from benchmarks.section import FULL, IN_LABS, QUICK, SECTIONS, Plan, load_section
 from benchmarks.workload import workloads
 
 RESULTS = Path("benchmarks/results")
@@ -37,7 +37,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """What `run` and `gpu` have in common."""
     names = ",".join(SECTIONS)
     parser.add_argument("--quick", action="store_true", help="at most 3 minutes: a model of random weights, few rounds")
-    parser.add_argument("--sections", type=section_names, default=tuple(SECTIONS), metavar="A,B", help=names)
+    parser.add_argument("--sections", type=section_names, metavar="A,B", help=f"of {names} ({','.join(FULL)})")
     parser.add_argument("--rounds", type=int, help=f"of every measurement ({ROUNDS}; {QUICK_ROUNDS} with --quick)")
     parser.add_argument("--seed", type=int, default=0, help="of arrivals and loads (0)")
     parser.add_argument("--url", help="measure this running stack, e.g. http://127.0.0.1:8000, instead of starting one")
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print card, ceiling, tables and JSON, keep the result; 1 when a section failed."""
     with tempfile.TemporaryDirectory(prefix="tierwise-bench-") as scratch:
         plan = plan_of(args, Path(scratch))
-        return run_plan(plan, args.sections, args.out)
+        return run_plan(plan, args.sections or (QUICK if args.quick else FULL), args.out)
 
 
 def plan_of(args: argparse.Namespace, scratch: Path) -> Plan:

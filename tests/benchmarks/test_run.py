@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import card, section
 from benchmarks.__main__ import main
-from benchmarks.section import SECTIONS, Plan, columns, load_section, number, spread
+from benchmarks.section import FULL, IN_LABS, QUICK, SECTIONS, Plan, columns, load_section, number, spread
 
 
 def add_section(monkeypatch: pytest.MonkeyPatch, name: str, measure: Any) -> None:
@@ -36,7 +36,8 @@ def two_sections(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_section_that_fails_says_so_and_the_others_are_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status = main(["run", "--quick", "--url", "http://stack.example:8000", "--out", str(tmp_path)])
+    command = ["run", "--quick", "--sections", "good,broken", "--url", "http://stack.example:8000"]
+    status = main([*command, "--out", str(tmp_path)])
     shown = capsys.readouterr().out
     document = json.loads(shown.splitlines()[-1])
     assert status == 1
@@ -83,3 +84,10 @@ def test_not_measured_is_a_dash() -> None:
     assert (number(None), number(0.0123, 1, 1e-3)) == ("-", "12.3")
     assert spread({"x": 2.0, "x_spread": [1.0, 3.0]}, "x", 0) == "2 (1-3)"
     assert spread({"x": None, "x_spread": None}, "x") == "-"
+
+
+def test_a_quick_run_and_a_full_one_measure_sections_that_there_are() -> None:
+    assert set(QUICK) < set(FULL) < set(SECTIONS)
+    assert set(IN_LABS) < set(SECTIONS)
+    in_order = list(SECTIONS)
+    assert [in_order.index(name) for name in FULL] == sorted(in_order.index(name) for name in FULL)
