@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ import psutil
 from tqdm import tqdm
 
 from benchmarks.client import Sample, closed_loop, new_session, quantile, request
+from benchmarks.spread import over_rounds
 
 NOOP_PROFILE = "deploy/profiles/noop.yaml"
 NOOP_URL = "http://127.0.0.1:8100"
@@ -72,13 +72,17 @@ def run(args: argparse.Namespace) -> int:
 
 async def compare_floor(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Latency, first token, gaps and throughput of the stack and of the floor of the same shape."""
-    targets = {
+    return await measure(args, floor_targets())
+
+
+def floor_targets() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Each floor, and then the stack's way that has its shape: URL and what of the body is its own."""
+    return {
         "floor, 1 handle call": (f"http://127.0.0.1:{FLOOR_PORT}/one", {}),
         "tierwise, model=tier1": (f"{NOOP_URL}/v1/chat/completions", {"model": "tier1"}),
         "floor, 2 handle calls": (f"http://127.0.0.1:{FLOOR_PORT}/two", {}),
         "tierwise, model=auto": (f"{NOOP_URL}/v1/chat/completions", {"model": "auto"}),
     }
-    return await measure(args, targets)
 
 
 async def compare_engine(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -92,6 +96,14 @@ async def compare_engine(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 async def measure(args: argparse.Namespace, targets: dict[str, tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
     """One row per target: medians over rounds of each round's quantiles, and their spread."""
+    rounds, failed = await measure_rounds(args, targets)
+    return [{"target": name, "failed": failed[name], **over_rounds(rounds[name])} for name in targets]
+
+
+async def measure_rounds(
+    args: argparse.Namespace, targets: dict[str, tuple[str, dict[str, Any]]]
+) -> tuple[dict[str, list[dict[str, float | None]]], dict[str, int]]:
+    """(the figures of every target's rounds, failed requests of each, the first round's included)."""
     rounds: dict[str, list[dict[str, float | None]]] = {name: [] for name in targets}
     failed = dict.fromkeys(targets, 0)
     async with new_session() as session:
@@ -124,7 +136,7 @@ async def measure(args: argparse.Namespace, targets: dict[str, tuple[str, dict[s
                     rounds[name].append(round_numbers(whole, streamed, loaded, wall_s))
                 bar.update()
         bar.close()
-    return [row(name, rounds[name], failed[name]) for name in targets]
+    return rounds, failed
 
 
 def round_numbers(
@@ -144,16 +156,6 @@ def round_numbers(
         "gap_p99_s": quantile(gaps, 0.99),
         "throughput_rps": len(done) / wall_s if done else None,
     }
-
-
-def row(name: str, rounds: list[dict[str, float | None]], failed: int) -> dict[str, Any]:
-    """Median over rounds of every figure, with the smallest and largest round beside it."""
-    result: dict[str, Any] = {"target": name, "rounds": len(rounds), "failed": failed}
-    for key in rounds[0]:
-        values = [value for r in rounds if (value := r[key]) is not None]
-        result[key] = statistics.median(values) if values else None
-        result[f"{key}_spread"] = [min(values), max(values)] if values else None
-    return result
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:

@@ -20,12 +20,13 @@ SECTIONS = {
     "workloads": "benchmarks.open_loads",
     "peers": "benchmarks.peers",
     "client": "benchmarks.other_client",
+    "floor": "benchmarks.over_floor",
     "scale": "benchmarks.scale",
     "layers": "benchmarks.layers.section",
     "switches": "benchmarks.switches",
 }
 # What is measured when nothing else is said. Switches start an engine each: on a CPU only when asked for.
-FULL = ("engine", "workloads", "peers", "client", "scale", "layers")
+FULL = ("engine", "workloads", "peers", "client", "floor", "scale", "layers")
 QUICK = ("engine", "workloads", "scale")
 # They measure in the labs of the plan; all others need the machine for stacks of their own.
 IN_LABS = ("engine", "workloads", "peers", "client")
