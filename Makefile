@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps --requ
 PEERS := 'litellm[proxy]==1.106.2' vllm-router==0.1.17 sglang-router==0.3.2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights serve test check lint types contracts unit e2e bench bench-quick bench-gpu bench-peers golden lock clean
+.PHONY: help setup weights serve test check lint types contracts unit e2e bench bench-layers bench-quick bench-gpu bench-peers golden lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -53,8 +53,11 @@ e2e: weights ## end-to-end tests on real vLLM engines on Ray Serve
 	@$(BIN)/python -m pytest -m e2e -q tests/e2e --ignore tests/e2e/test_stack.py --ignore tests/e2e/test_proxy.py
 	@$(BIN)/python -m pytest -m e2e -q tests/e2e/test_stack.py tests/e2e/test_proxy.py  # apart: two stacks at once would not fit into memory
 
-bench: weights ## every benchmark section in one run, kept under benchmarks/results (at most 20 minutes)
+bench: weights ## throughput and latency beside bare engines and peers, kept under benchmarks/results (20 minutes)
 	@$(BIN)/python -m benchmarks run
+
+bench-layers: weights ## what routing, gate, caches and kernels are worth one by one, likewise kept (20 minutes)
+	@$(BIN)/python -m benchmarks run --sections layers
 
 bench-gpu: ## the same on the NVIDIA GPU of this machine; says first what is missing for it
 	@$(BIN)/python -m benchmarks gpu

@@ -23,7 +23,7 @@ from benchmarks.through import Cell
 OURS, THEIRS = "ours", "vllm bench serve"
 AGREES_WITHIN = 0.05
 LOAD = Cell("short", 48, 32, 4, 48)
-ROUNDS = 5
+ROUNDS = 3
 # Ours: theirs, in its result file; milliseconds there.
 SECONDS = {
     "ttft_mean_s": "mean_ttft_ms",

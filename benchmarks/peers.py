@@ -37,6 +37,7 @@ DOES = {
     "ray serve llm": "engine on Ray Serve behind an OpenAI ingress",
     "ray serve llm, prefix affinity": "the same, picks a replica by its model of the caches",
 }
+ROUNDS = 3
 SINGLE_REQUESTS = 30
 LOADED = Cell("short", 48, 32, 8, 32)
 
@@ -155,9 +156,10 @@ def answering(target: Target) -> Target:
 async def measure_targets(targets: dict[str, Target], plan: Plan, lab: Lab) -> list[dict[str, Any]]:
     """Rounds in which all take turns: single requests for the added latency, then streams at once for throughput."""
     seen: dict[str, list[dict[str, float | None]]] = {name: [] for name in targets}
+    rounds_wanted = min(plan.rounds, ROUNDS)
     async with new_session() as session:
-        with tqdm(total=(plan.rounds + 1) * len(targets), desc="peers", unit="round", file=sys.stderr) as bar:
-            for round_number in range(plan.rounds + 1):  # round 0 warms up and is thrown away
+        with tqdm(total=(rounds_wanted + 1) * len(targets), desc="peers", unit="round", file=sys.stderr) as bar:
+            for round_number in range(rounds_wanted + 1):  # round 0 warms up and is thrown away
                 for name in arms_order(list(targets), round_number):
                     found = await measure_round(session, targets[name], f"{plan.seed} {round_number} {name}", lab)
                     if round_number:

@@ -25,7 +25,7 @@ from benchmarks.workload import workloads
 RESULTS = Path("benchmarks/results")
 PEERS = Path(".cache/peers/bin")
 QUICK_ROUNDS = 3
-ROUNDS = 5
+ROUNDS = 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,8 @@
-"""What more replicas and ingress processes bring on this machine: stacks of each size, started one after the other.
+"""What more replicas and ingress processes bring: running stacks of each size, one after the other.
 
-Engines of a small model share the machine's cores, so that more of them bring cache and no arithmetic. Engines that
-answer at once show where the ingress itself saturates: requests a second over requests at a time.
+Replicas of one small machine would share its cores and bring nothing. So these engines only wait: each answers eight
+requests at a time at a stated pace, as a GPU of its own would, and what is measured is the rest of the stack.
+Engines that answer at once show where the ingress itself saturates. Real engines side by side: `replicas --live`.
 """
 
 import asyncio
@@ -12,11 +13,11 @@ from tqdm import tqdm
 
 from benchmarks.client import Sample, closed_loop, new_session, quantile, request
 from benchmarks.figures import figures
-from benchmarks.lab import TINY_SLO, tiny_tier1
+from benchmarks.lab import TINY_SLO
 from benchmarks.replicas_live import TOKENIZER, Target, chat, stack
 from benchmarks.section import Plan, columns, number, spread
 from benchmarks.spread import over_rounds
-from benchmarks.workload import Workload, load_workload, play, workloads
+from benchmarks.through import Cell
 
 # (replicas of tier 1, ingress processes)
 SIZES = ((1, 1), (2, 1), (3, 1), (3, 2))
@@ -24,15 +25,19 @@ INGRESSES = (1, 2)
 LEVELS = (1, 4, 16, 48)
 ROUNDS = 3
 REQUESTS_PER_LEVEL = 6
-LOAD = "support_desk"
+# One replica: 8 requests at a time, 16 tokens 50 ms apart, so 10 requests a second; four times as many are under way.
+PACED = {"engine": "noop", "noop_token_s": 0.05, "max_concurrent_requests": 8, "max_queued_requests": 256}
+PACED_TOKENS = 16
+PACED_AT_A_TIME = 32
+PACED_REQUESTS = 96
 
 
 def measure_live(plan: Plan) -> list[dict[str, Any]]:
     """One row a size, and one per number of ingress processes and requests at a time."""
     rows = []
     rounds = min(plan.rounds, ROUNDS)
-    for replicas, ingress in tqdm(SIZES, desc="scale, engines", unit="stack", file=sys.stderr):
-        tier1 = tiny_tier1(plan) | {"replicas": replicas}
+    for replicas, ingress in tqdm(SIZES, desc="scale, replicas", unit="stack", file=sys.stderr):
+        tier1 = {"model": TOKENIZER.name, **PACED, "replicas": replicas}
         with stack(plan.scratch, "kv_aware", tier1, ingress) as target:
             found = asyncio.run(measure_size(target, rounds, plan.seed))
         name = f"{replicas} replicas, {ingress} ingress"
@@ -54,20 +59,18 @@ def measure_live(plan: Plan) -> list[dict[str, Any]]:
 
 
 async def measure_size(target: Target, rounds: int, seed: int) -> list[dict[str, float | None]]:
-    """The load with shared system prompts, twice as many conversations at a time as it says; round 0 warms up."""
-    load = load_workload(workloads()[LOAD])
+    """More streams at once than one replica takes; round 0 warms up with as many as are under way."""
     found = []
     async with new_session() as session:
         for round_number in range(rounds + 1):
-            fresh = load.model_copy(
-                update={"concurrency": 2 * load.concurrency, "seed": load.seed + 100 * round_number + seed}
-            )
+            requests = PACED_REQUESTS if round_number else PACED_AT_A_TIME
+            prompts = Cell("short", 40, PACED_TOKENS, PACED_AT_A_TIME, requests).prompts(f"{seed} {round_number}")
 
-            async def send(messages: list[dict[str, str]], session_id: str, load: Workload = fresh) -> Sample:
-                body = chat(target.model, messages, load.output_tokens)
-                return await request(session, f"{target.url}/v1/chat/completions", body, {"x-session-id": session_id})
+            async def send(place: int, prompts: list[list[dict[str, str]]] = prompts) -> Sample:
+                body = chat(target.model, prompts[place], PACED_TOKENS)
+                return await request(session, f"{target.url}/v1/chat/completions", body)
 
-            samples, wall_s = await play(fresh, send)
+            samples, wall_s = await closed_loop(send, requests=requests, concurrency=PACED_AT_A_TIME)
             if round_number:
                 found.append(figures(samples, wall_s, TINY_SLO))
     return found
@@ -105,10 +108,9 @@ def live_table(rows: list[dict[str, Any]]) -> str:
     sizes = [
         (
             row["row"],
-            spread(row, "output_tps", 0),
+            spread(row, "requests_rps", 1),
             spread(row, "ttft_p50_s", 0, 1e-3),
             number(row["ttft_p99_s"], 0, 1e-3),
-            number(row["hit_rate"], 3),
             number(row["failed"], 0),
         )
         for row in rows
@@ -125,6 +127,6 @@ def live_table(rows: list[dict[str, Any]]) -> str:
         for row in rows
         if "at_a_time" in row
     ]
-    size_head = ("running engines on these cores", "tokens/s", "TTFT p50 ms", "p99", "hits", "failed")
+    size_head = ("paced engines, 32 streams at a time", "requests/s", "TTFT p50 ms", "p99", "failed")
     level_head = ("ingress alone, one token", "requests/s", "p50 ms", "p99", "failed")
     return f"{columns(size_head, sizes)}\n\n{columns(level_head, levels)}"

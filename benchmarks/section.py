@@ -25,8 +25,9 @@ SECTIONS = {
     "layers": "benchmarks.layers.section",
     "switches": "benchmarks.switches",
 }
-# What is measured when nothing else is said. Switches start an engine each: on a CPU only when asked for.
-FULL = ("engine", "workloads", "peers", "client", "floor", "scale", "layers")
+# What is measured when nothing else is said. The layers restart three engines four times and take as long as all of
+# this (`make bench-layers`); switches start an engine each.
+FULL = ("engine", "workloads", "peers", "client", "floor", "scale")
 QUICK = ("engine", "workloads", "scale")
 # They measure in the labs of the plan; all others need the machine for stacks of their own.
 IN_LABS = ("engine", "workloads", "peers", "client")
