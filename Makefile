@@ -3,12 +3,13 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 PROFILE ?= deploy/profiles/cpu.yaml
+ADAPTER ?= .cache/tierwise/adapter
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes
 PEERS := 'litellm[proxy]==1.106.2' vllm-router==0.1.17 sglang-router==0.3.2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights serve test check lint types contracts unit e2e bench bench-layers bench-quick bench-gpu bench-peers golden lock clean
+.PHONY: help setup weights serve test check lint types contracts unit e2e bench bench-layers bench-quick bench-gpu bench-peers flywheel-demo golden lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -68,6 +69,9 @@ bench-peers: ## gateways that `make bench` measures beside ours, in an environme
 
 bench-quick: weights ## the same in at most 3 minutes, on a small model of random weights
 	@$(BIN)/python -m benchmarks run --quick
+
+flywheel-demo: weights ## one turn of the flywheel on real engines: before and after, with intervals (at most 30 minutes)
+	@$(BIN)/python -m benchmarks flywheel --adapter $(ADAPTER)
 
 golden: $(STAMP) ## rewrite the golden files; review the diff
 	@TIERWISE_GOLDEN=1 $(BIN)/python -m pytest -q -m "not e2e and not gpu" -k golden

@@ -11,6 +11,7 @@ BENCHMARKS = {
     "compare": ("benchmarks.compare", "two kept results: what moved beyond the spread"),
     "quality": ("benchmarks.quality", "router and gate on graded pairs, beside every baseline"),
     "tasks": ("benchmarks.tasks.command", "our own verifiable tasks: accuracy and cost of every way to choose a tier"),
+    "flywheel": ("benchmarks.flywheel.command", "one turn: serve, label, retrain, judge, promote, serve again"),
     "gateway": ("benchmarks.gateway", "what our own code adds to Ray Serve and to an engine"),
     "layers": (
         "benchmarks.layers.command",

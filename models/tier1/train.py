@@ -23,6 +23,7 @@ from models.flywheel.export import read_prompts
 from models.tier1.config import TrainingConfig, load_training
 from models.tier1.curves import draw_curves
 from models.tier1.data import Example, examples_sha256, read_examples, split_examples, without
+from models.tier1.half import cast_down
 from models.tier1.loss import CpuSftTrainer
 from models.tier1.summary import SUMMARY
 from models.weights import cache_dir, model_dir
@@ -102,7 +103,8 @@ def train(
 
 
 def save_adapter(model: Any, base: str, out: Path) -> None:
-    """The adapter's weights and settings alone: no tokenizer, no pickle, and the base by its name, not by its place."""
+    """The adapter's weights in the base's dtype, as engines use them, and its settings: no tokenizer, pickle or path."""
+    model = model.to(torch.bfloat16)
     for settings in model.peft_config.values():
         settings.base_model_name_or_path = base
     model.save_pretrained(str(out))
@@ -129,6 +131,7 @@ def make_trainer(
         "gradient_accumulation_steps": config.gradient_accumulation,
         "learning_rate": config.learning_rate,
         "warmup_steps": config.warmup_ratio,
+        "max_grad_norm": config.max_grad_norm,
         "lr_scheduler_type": config.scheduler,
         "max_length": config.max_length_tokens,
         "save_steps": config.save_every_steps,
@@ -149,8 +152,11 @@ def make_trainer(
     adapter = LoraConfig(
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=modules, task_type="CAUSAL_LM"
     )
+    adapted = get_peft_model(model, adapter, autocast_adapter_dtype=True)  # float32
+    if lora.dtype == "bfloat16":
+        cast_down(adapted)
     parts: dict[str, Any] = {
-        "model": get_peft_model(model, adapter, autocast_adapter_dtype=lora.dtype == "float32"),
+        "model": adapted,
         "train_dataset": dataset_of(kept, config),
         "eval_dataset": dataset_of(held, config) if held else None,
         "processing_class": tokenizer,

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from models.tier1.config import TrainingConfig, TrainingInvalid, load_training
 from models.tier1.data import Example
 from models.tier1.evaluate import answer
+from models.tier1.half import CastDown
 from models.tier1.train import train
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -85,6 +87,31 @@ def test_sft_lowers_the_loss_and_writes_an_adapter_that_answers(base: Path, tmp_
         {"id": "2", "messages": [{"role": "user", "content": "say a"}], "max_tokens": 1},
     ]
     assert answer(model.eval(), tokenizer, asked, batch_size=2) == ["aa", "a"]  # its decoder puts no spaces back
+
+
+def test_bfloat16_products_train_float32_weights_and_the_adapter_fits_the_base(base: Path, tmp_path: Path) -> None:
+    summary = train(config(base, max_steps=30, lora={"dtype": "bfloat16", "r": 4}), examples(), tmp_path)
+    assert summary["train_loss_last"] < summary["train_loss_first"] - 0.2
+    with safe_open(tmp_path / "adapter_model.safetensors", framework="pt") as file:
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.bfloat16}  # noqa: SIM118 - no mapping
+    settings = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == str(base)
+    names = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert names == {"adapter_config.json", "adapter_model.safetensors", "loss.png", "training.json"}
+
+
+def test_steps_smaller_than_a_bfloat16_add_up() -> None:
+    """A weight of 1 that loses .001 a step: in bfloat16 the next number below is .0039 away."""
+    layer = torch.nn.Linear(1, 1, bias=False)
+    layer.__class__ = CastDown
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+    steps = torch.optim.SGD(layer.parameters(), lr=0.001)
+    for _ in range(100):
+        steps.zero_grad()
+        layer(torch.ones(1, 1, dtype=torch.bfloat16)).sum().backward()
+        steps.step()
+    assert layer.weight.item() == pytest.approx(0.9, abs=0.001)
 
 
 def test_interrupted_training_goes_on_from_its_checkpoint(base: Path, tmp_path: Path) -> None:
