@@ -103,7 +103,7 @@ def train(
 
 
 def save_adapter(model: Any, base: str, out: Path) -> None:
-    """The adapter's weights in the base's dtype, as engines use them, and its settings: no tokenizer, pickle or path."""
+    """The weights in the base's dtype, as engines use them, and the settings: no tokenizer, no pickle, no path."""
     model = model.to(torch.bfloat16)
     for settings in model.peft_config.values():
         settings.base_model_name_or_path = base
