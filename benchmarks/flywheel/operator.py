@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from benchmarks.gateway import process
 from benchmarks.layers.stack import fetch, forget
 from benchmarks.tasks.asking import Answer, ask_all
 from benchmarks.tasks.grading import grade
-from benchmarks.tasks.pairs import join
+from benchmarks.tasks.pairs import join, read_ledger
 from benchmarks.tasks.task import Task
 from routing.release import MARK, RELEASE_FILE, Release
 from routing.schema import RequestRecord
@@ -26,6 +26,14 @@ START_TIMEOUT_S = 900.0
 RELOAD_TIMEOUT_S = 60.0
 BOOKED_TIMEOUT_S = 30.0
 CONCURRENCY = 16
+
+
+def run_python(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """`python -m` with these words, and what it said."""
+    return subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, check=False)
+
+
+Run = Callable[[Sequence[str]], subprocess.CompletedProcess[str]]
 
 
 class TurnFailed(RuntimeError):
@@ -48,6 +56,7 @@ class Operator:
     profile: Path
     registry: Path
     files: Path
+    run: Run = run_python
 
     def ask(self, tasks: Sequence[Task], model: str) -> list[Answer]:
         """Every task to one model name; the stand-in frontier has forgotten what it was asked before.
@@ -65,8 +74,9 @@ class Operator:
         wanted = {answer.request_id for answer in answers}
         until = time.perf_counter() + BOOKED_TIMEOUT_S
         while True:
-            text = self._command("serving", "ledger", "export", "--config", str(self.profile))
-            rows = (RequestRecord.model_validate_json(line) for line in text.splitlines())
+            exported = self.files / "ledger.jsonl"
+            self._command("serving", "ledger", "export", "--config", str(self.profile), "--out", str(exported))
+            rows = read_ledger(exported).values()
             found = {row.request_id: row for row in rows if row.request_id in wanted}
             if len(found) == len(wanted):
                 return found
@@ -108,7 +118,7 @@ class Operator:
     def promote(self, name: str, *options: str) -> Refused | None:
         """To all requests at once; returns when that is what runs, or why it was refused."""
         command = ["models", "promote", name, "--registry", str(self.registry), "--canary-ratio", "1", *options]
-        done = self._run(*command)
+        done = self.run(command)
         if done.returncode:
             return Refused(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no reason given")
         self._wait_for_release()
@@ -133,12 +143,8 @@ class Operator:
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         return path
 
-    def _run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", *words]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
     def _command(self, *words: str) -> str:
-        done = self._run(*words)
+        done = self.run(words)
         if done.returncode:
             raise TurnFailed(f"python -m {' '.join(words)}: {done.stderr.strip()[-500:]}")
         return done.stdout

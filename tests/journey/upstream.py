@@ -177,8 +177,8 @@ class ScriptedUpstream:
             self._tasks.discard(task)
             writer.close()
 
-    def take_script(self) -> Script:
-        """What the next request is answered with."""
+    def take_script(self, body: Mapping[str, Any]) -> Script:
+        """What the next request is answered with; body: what it asks."""
         return self._queue.popleft() if self._queue else self.default
 
     def began(self, exchange: Exchange) -> None:
@@ -204,7 +204,9 @@ class _Connection:
     async def serve(self) -> None:
         while (received := await self._request()) is not None:
             path, headers, raw = received
-            if path not in ("/v1/chat/completions", "/v1/messages"):
+            if path == "/reset_prefix_cache":  # a vLLM stand-in's way to forget
+                self._send_json(200, {})
+            elif path not in ("/v1/chat/completions", "/v1/messages"):
                 self._send_json(404, {"error": {"message": f"no route {path}", "type": "not_found", "code": None}})
             else:
                 try:
@@ -234,7 +236,7 @@ class _Connection:
 
     async def _exchange(self, path: str, headers: dict[str, str], body: dict[str, Any]) -> None:
         upstream = self.upstream
-        exchange = Exchange(path, headers, body, upstream.take_script(), bell=upstream.bell)
+        exchange = Exchange(path, headers, body, upstream.take_script(body), bell=upstream.bell)
         upstream.began(exchange)
         playing = asyncio.create_task(self._play(exchange))
         watching = asyncio.create_task(self.reader.read(1))
