@@ -55,6 +55,7 @@ class Autoscaling(Record):
     )
     upscale_delay_s: float = Field(10, ge=0, description="load has to last that long")
     downscale_delay_s: float = Field(600, ge=0, description="a model takes minutes to load: let go slowly")
+    look_back_period_s: float = Field(30, gt=10, description="load is its mean over so long; it is told every 10 s")
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:

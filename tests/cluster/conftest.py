@@ -3,7 +3,8 @@
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import httpx
 import pytest
 import yaml
 
+from routing.schema import AttemptKind, RequestRecord
 from serving.keys import new_key
 from serving.ledger.config import LedgerConfig
 from serving.ledger.reader import LedgerReader
@@ -68,16 +70,27 @@ class Site:
         until(lambda: all(self.answers(node) for node in nodes), "an answer through every node")
 
     def booked(self) -> set[str]:
-        """Request ids in the ledger; read on the client host, which reaches the database as the nodes do."""
+        """Request ids in the ledger."""
+        return {row.request_id for row in self.read(LedgerReader.requests)}
 
-        def read() -> set[str]:
+    def busiest(self) -> dict[str, Any]:
+        """The replica of tier 1 that drafted most of the latest answers."""
+        latest = self.read(lambda reader: reader.latest(20))
+        drafts = Counter(a.replica_id for row in latest for a in row.attempts if a.kind is AttemptKind.DRAFT)
+        running = {replica["replica_id"]: replica for replica in self.cluster.replicas("tier1")}
+        return running[max(running, key=lambda replica_id: drafts[replica_id])]
+
+    def read(self, question: Callable[[LedgerReader], Iterable[RequestRecord]]) -> list[RequestRecord]:
+        """Ask the ledger from the client host, which reaches the database as the nodes do."""
+
+        def ask() -> list[RequestRecord]:
             reader = LedgerReader(self.ledger)
             try:
-                return {row.request_id for row in reader.requests()}
+                return list(question(reader))
             finally:
                 reader.close()
 
-        return self.client.call(read)
+        return self.client.call(ask)
 
 
 @pytest.fixture(scope="session")
@@ -127,7 +140,7 @@ def profile(folder: Path, keys: Path, client: Host, ledger: LedgerConfig) -> dic
             "model": SMALL, "engine": "noop", "noop_token_s": 0.05, "num_cpus": 1, "max_replicas_per_node": 2,
             "autoscaling": {
                 "min_replicas": 2, "max_replicas": 3, "target_ongoing_requests": 6, "upscale_delay_s": 0,
-                "downscale_delay_s": 2,
+                "downscale_delay_s": 2, "look_back_period_s": 11,
             },
             "drain_s": 60, "max_concurrent_requests": 64, "max_queued_requests": 64,
         },

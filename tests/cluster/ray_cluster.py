@@ -71,6 +71,8 @@ class RayCluster:
         disk, seen_as = self.folder / f"disk-{name}", self.folder / "ray"
         for folder in (disk, seen_as):
             folder.mkdir(exist_ok=True)
+        # As after a reboot: with its old address Ray would take the other hosts' processes, which it sees, for its own.
+        (disk / "ray_current_cluster").unlink(missing_ok=True)
         mounted = f"mount --bind {disk} {seen_as} && exec {shlex.join(start)}"
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(

@@ -1,10 +1,12 @@
 """A cluster keeps its word while it grows and shrinks, loses a replica, a node and its head, and takes an update.
 
-The tests follow each other on one cluster; each leaves it as the next one needs it.
+The tests follow each other on one cluster; each leaves it as the next one needs it. Not in `make e2e` yet: all but the
+last three have passed.
 """
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,9 +65,9 @@ def running(site: Site, deployment: str = "tier1") -> set[str]:
     return {replica["replica_id"] for replica in site.cluster.replicas(deployment)}
 
 
-def told(load: Load) -> list[str]:
-    """How the others ended, for the report of a run."""
-    return sorted({outcome.error or "" for outcome in load.failed()})
+def ended(load: Load) -> str:
+    """How a load's requests ended, for the report of a run."""
+    return f"{len(whole(load))} whole, others {dict(Counter(outcome.error for outcome in load.failed()))}"
 
 
 def test_ingress_and_tier_1_are_spread_over_the_nodes(site: Site) -> None:
@@ -99,15 +101,15 @@ def test_replicas_follow_the_load_up_and_down_without_a_dropped_request(site: Si
 
 def test_killed_replica_ends_its_streams_with_an_error_and_is_replaced(site: Site) -> None:
     """Fault 53: kill -9 under load; no stream stops silently, new requests succeed, nobody has to help."""
-    victim = site.cluster.replicas("tier1")[0]
     with site.load(*EVERYWHERE, clients=6) as load:
-        until(enough(load, 6), "load")
+        until(enough(load, 12), "load")
+        victim = site.busiest()
         os.kill(victim["pid"], 9)
         killed_s = time.time()
         out_s = until(lambda: victim["replica_id"] not in running(site), "out of rotation", 30)
         until(lambda: len(running(site)) == 2, "a new replica")
         until(enough(load, 10), "answers afterwards")
-    print(f"killed replica: out of rotation after {out_s:.1f} s; {len(load.failed())} failed: {told(load)}")
+    print(f"killed replica: out of rotation after {out_s:.1f} s; {ended(load)}")
     ends_honestly(site, load, killed_s, out_s)
 
 
@@ -121,24 +123,26 @@ def ends_honestly(site: Site, load: Load, killed_s: float, out_s: float) -> None
 
 def test_lost_node_takes_no_settled_row_and_no_other_nodes_requests(site: Site) -> None:
     """Fault 55: off the network and dead, with its ingress and its replica; the others serve on, the ledger has it."""
-    node = site.cluster.hosts["b"]
     with site.load("a", "b", clients=6) as load:
         until(enough(load, 12), "load")
+        at = site.busiest()["node_ip"]
+        lost, left = ("a", "b") if at == site.cluster.hosts["a"].address else ("b", "a")
+        node = site.cluster.hosts[lost]
         lost_s = time.time()
         node.unplug()
         node.kill()
-        load.urls.remove(site.url("b"))  # a load balancer's health check does it
+        load.urls.remove(site.url(lost))  # as the health check of a load balancer does
         noticed_s = until(lambda: node.address not in site.cluster.nodes_alive(), "the node's death")
-        until(lambda: addresses(site, "tier1") == [site.cluster.hosts["a"].address] * 2, "a replacement")
+        until(lambda: addresses(site, "tier1") == [site.cluster.hosts[left].address] * 2, "a replacement")
         replaced_s = time.time()
         until(enough(load, 10), "answers afterwards")
-    print(f"lost node: noticed after {noticed_s:.0f} s, replaced after {replaced_s - lost_s:.0f} s; {told(load)}")
+    print(f"lost node: noticed after {noticed_s:.0f} s, replaced after {replaced_s - lost_s:.0f} s; {ended(load)}")
     assert not [outcome for outcome in load.outcomes if outcome.silent]
     assert not [outcome for outcome in load.failed() if outcome.began_s > replaced_s]
     # What its ingress answered in its very last moment may not have left it; everything else has to be there.
     all_booked(site, [o for o in whole(load) if not lost_s - FLUSHED_WITHIN_S < o.ended_s < lost_s + FLUSHED_WITHIN_S])
     node.plug_in()
-    site.cluster.start_node("b", NODE_CPUS)
+    site.cluster.start_node(lost, NODE_CPUS)
     site.wait_ready(*EVERYWHERE)
     assert len(set(addresses(site, "gateway"))) == 2
 
@@ -153,7 +157,7 @@ def test_head_restarts_with_its_state_while_the_others_serve(site: Site) -> None
         site.cluster.start_node("head", 0)
         back_s = until(site.cluster.is_running, "the application")
         until(enough(load, 4), "answers afterwards")
-    print(f"head restart: in charge again after {back_s:.0f} s; {len(load.outcomes)} requests, {told(load)}")
+    print(f"head restart: in charge again after {back_s:.0f} s; {ended(load)}")
     assert running(site) == before, "replicas were started anew instead of found again"
     none_dropped(site, load)
     site.wait_ready(*EVERYWHERE)
@@ -198,9 +202,7 @@ def test_killed_engine_is_out_of_rotation_within_10_s_and_back_without_a_hand(si
         until(enough(load, 10), "answers afterwards")
     (gone,) = set(before) - running(site)
     assert before[gone] == site.cluster.hosts[node].address
-    print(
-        f"killed engine: out after {out_s:.1f} s, another one {back_s:.0f} s later; {len(load.failed())}: {told(load)}"
-    )
+    print(f"killed engine: out after {out_s:.1f} s, another one {back_s:.0f} s later; {ended(load)}")
     ends_honestly(site, load, killed_s, out_s)
 
 
