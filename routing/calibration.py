@@ -21,6 +21,7 @@ CURVE_PRIOR_LABELS = 200.0  # labels at which the isotonic curve weighs as much 
 MAX_CURVE_BINS = 30
 MIN_BIN_LABELS = 30
 TAIL = 0.05  # of a share; beyond it the log odds go on in a straight line
+ALONE_LABELS_RATIO = 2.0  # of the labels that a promise takes without one bad draft; with just those, none may be shown
 ERROR_RATE = 0.03  # 97 of 100 label sets keep every promise; under .05, so that a check by resampling sees its 95
 SLOPE_PRECISION = 1e-3  # keeps the slope finite when the scores separate the labels
 _NEWTON_STEPS = 100
@@ -261,15 +262,15 @@ def choose_thresholds(
     """One threshold per category of `target_ratios`, all promises together holding with probability 1 - error_rate.
 
     Bonferroni: each promise is tested at error_rate / their number. A category without the labels that prove its target
-    goes to the frontier; with `together` all such share one promise: over their common traffic, in the mix of the
-    labels, the bad drafts shown stay within the mean of their targets.
+    goes to the frontier; with `together` all that have fewer than ALONE_LABELS_RATIO times those share one promise:
+    over their common traffic, in the mix of the labels, the bad drafts shown stay within the mean of their targets.
     """
     names = np.asarray(categories)
     counts = {category: int((names == category).sum()) for category in target_ratios}
     alone = list(target_ratios)
     if together:  # from the counts alone: what the labels say may not choose the groups
         each = error_rate / max(1, len(target_ratios))
-        alone = [c for c in target_ratios if labels_needed(target_ratios[c], each) <= counts[c]]
+        alone = [c for c in target_ratios if ALONE_LABELS_RATIO * labels_needed(target_ratios[c], each) <= counts[c]]
     rest = [c for c in target_ratios if c not in alone]
     each = error_rate / max(1, len(alone) + (bool(rest) if together else 0))
     found = {c: choose_threshold(c, p[names == c], bad[names == c], target_ratios[c], each) for c in alone}

@@ -169,8 +169,8 @@ def test_probability_grows_with_the_score(seed: int, n: int) -> None:
 
 
 def test_categories_with_too_few_labels_share_one_promise() -> None:
-    """300 labels prove 2 % alone; three times 120 do not, and do together."""
-    names = ["big"] * 400 + ["a"] * 120 + ["b"] * 120 + ["c"] * 120
+    """500 labels prove 2 % alone, even with a bad draft shown; three times 120 do not, and do together."""
+    names = ["big"] * 500 + ["a"] * 120 + ["b"] * 120 + ["c"] * 120
     p, bad = np.linspace(1, 0, len(names)), np.zeros(len(names))
     targets = dict.fromkeys(("big", "a", "b", "c"), 0.02)
     apart = choose_thresholds(p, bad, names, targets)
@@ -180,6 +180,13 @@ def test_categories_with_too_few_labels_share_one_promise() -> None:
     assert shared["a"].n_labels == 360
     assert len({shared[c].threshold for c in ("a", "b", "c")}) == 1
     assert shared["a"].threshold is not None
+
+
+def test_category_that_could_show_no_bad_draft_at_all_shares_a_promise() -> None:
+    names, targets = ["just"] * 300 + ["few"] * 100, dict.fromkeys(("just", "few"), 0.02)
+    shared = choose_thresholds(np.linspace(1, 0, 400), np.zeros(400), names, targets, together=True)
+    assert labels_needed(0.02, 0.015) < 300
+    assert shared["just"].together_with == ("just", "few")
 
 
 def test_shared_promise_holds_over_the_common_traffic() -> None:
