@@ -23,14 +23,24 @@ from tqdm import tqdm
 from benchmarks.quality_baselines import BASELINES, Scored, agreement_with
 from routing.calibration import ERROR_RATE, bad_ratio_for, choose_threshold
 from routing.labels import Pair, read_pairs, split_by_prompt, without_questions
-from routing.quality import QualityCurve, apgr, auroc, bootstrap_interval, cpt, ece, frontier_ratio_for, quality_curve
+from routing.quality import (
+    QualityCurve,
+    apgr,
+    auroc,
+    bootstrap_interval,
+    cpt,
+    ece,
+    ece_floor,
+    frontier_ratio_for,
+    quality_curve,
+)
 
 Floats = NDArray[np.float64]
 
 ROOT = Path(__file__).resolve().parent.parent
 LEARNING_CURVE = (0, 300, 1000, 3000)
 OURS = "tierwise"
-MEASURES = ("apgr", "cpt_50", "cpt_80", "f95", "f98", "f99", "auroc_bad_draft", "ece")
+MEASURES = ("apgr", "cpt_50", "cpt_80", "f95", "f98", "f99", "auroc_bad_draft", "ece", "ece_floor")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -232,6 +242,7 @@ def row(name: str, seed: int, router: str, scored: Scored, test: Sequence[Pair])
         "f99": frontier_ratio_for(curve, 0.99),
         "auroc_bad_draft": auroc(-draft_good, bad),
         "ece": None if scored.probability is None else ece(scored.probability, ok),
+        "ece_floor": None if scored.probability is None else ece_floor(scored.probability, seed=seed),
         "apgr_low": interval.low,
         "apgr_high": interval.high,
         "n": len(test),

@@ -186,6 +186,18 @@ def ece(p: Sequence[float] | Floats, outcome: Sequence[float] | Floats, n_bins: 
     return float(sum(b.n * abs(b.mean_p - b.observed_ratio) for b in bins) / sum(b.n for b in bins))
 
 
+def ece_floor(p: Sequence[float] | Floats, n_draws: int = 200, seed: int = 0, n_bins: int = 10) -> float:
+    """What `ece` shows on so many rows when every probability is right: its mean over outcomes drawn from p itself.
+
+    An ECE at its floor is no sign of a fault, one well above it is. Source: Broecker and Smith 2007, consistency
+    resampling, as in their reliability diagrams.
+    """
+    (probability,) = _pairs(p)
+    rng = np.random.default_rng(seed)
+    drawn = (rng.random((n_draws, probability.size)) < probability).astype(np.float64)
+    return float(np.mean([ece(probability, outcome, n_bins) for outcome in drawn]))
+
+
 def bootstrap_interval(
     statistic: Callable[..., float | None],
     columns: Sequence[Floats],

@@ -15,7 +15,16 @@ from benchmarks.tasks import strategies
 from benchmarks.tasks.asking import ask_all
 from benchmarks.tasks.grading import grade
 from benchmarks.tasks.pairs import join, read_answers, read_ledger
-from benchmarks.tasks.report import family_rows, heads_row, last_line, read_panel, really_run, show, strategy_row
+from benchmarks.tasks.report import (
+    family_rows,
+    head_times,
+    heads_row,
+    last_line,
+    read_panel,
+    really_run,
+    show,
+    strategy_row,
+)
 from benchmarks.tasks.suite import Split, tasks
 from benchmarks.tasks.task import Task
 from routing.head import HeadKind
@@ -109,6 +118,8 @@ def report(args: argparse.Namespace) -> int:
     asked = join(made, answers, ledger)
     data = strategies.columns(asked)
     router, gate = (read_panel(args.artefact, kind) for kind in (HeadKind.ROUTER, HeadKind.GATE))
+    pairs = [one.pair for one in asked]
+    times = head_times(pairs, router, "router") | head_times(pairs, gate, "gate")  # first of all: texts are kept later
     ours = strategies.learned(asked, data, router, gate, args.quality_target)
     outcomes = [*strategies.baselines(data, float(1 - ours[-1].shown.mean())), *ours]
     rows = [strategy_row(outcome, data) for outcome in outcomes]
@@ -118,7 +129,7 @@ def report(args: argparse.Namespace) -> int:
         rows.append({**row, "as_predicted": float(np.mean(done.shown == ours[-1].shown))})
     families = family_rows(asked, args.quality_target)
     scores = {"router": strategies.p_tier1_ok(asked, router), "gate": strategies.p_accept(asked, gate)}
-    heads = heads_row(scores["router"], scores["gate"], data)
+    heads = heads_row(scores["router"], scores["gate"], data) | times
     print(f"{len(asked)} tasks of {args.split}, seed {args.seed}, quality target {args.quality_target}")
     show(families, ("kind", "n", "tier1", "frontier", "tier1_of_frontier", "escalate_at_least", "escalate_at_random"))
     show(rows, ("strategy", "accuracy", "accuracy_low", "accuracy_high", "of_frontier", "of_frontier_low",

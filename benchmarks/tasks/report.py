@@ -1,6 +1,7 @@
 """The suite's table: accuracy, frontier share and cost of every strategy, and what tier 1 is worth per kind of task."""
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from benchmarks.tasks.grading import grade
 from benchmarks.tasks.pairs import Asked
 from benchmarks.tasks.strategies import Columns, Outcome
 from benchmarks.tasks.task import Task
-from routing.head import HeadKind, Manifest, Panel, panel_of
-from routing.quality import auroc, bootstrap_interval, ece, frontier_ratio_for, quality_curve
+from routing.head import HeadKind, Manifest, Panel, evidence_of, panel_of
+from routing.labels import Pair
+from routing.quality import auroc, bootstrap_interval, ece, ece_floor, frontier_ratio_for, quality_curve
 from routing.schema import AttemptKind, AttemptOutcome, RequestRecord, Tier
 
 Floats = NDArray[np.float64]
@@ -126,10 +128,25 @@ def heads_row(p_router: Floats, p_gate: Floats, data: Columns) -> dict[str, Any]
     return {
         "router_auroc_ok": auroc(p_router, ok),
         "router_ece": ece(p_router, ok),
+        "router_ece_floor": ece_floor(p_router),
         "gate_auroc_ok": auroc(p_gate, ok),
         "gate_auroc_bad_draft": auroc(-p_gate, bad_draft),
         "gate_ece": ece(p_gate, ok),
+        "gate_ece_floor": ece_floor(p_gate),
     }
+
+
+def head_times(pairs: Sequence[Pair], panel: Panel, name: str) -> dict[str, float]:
+    """CPU milliseconds that a head takes for a request it has not seen, p50 and p99; the first one only warms up."""
+    times_s = []
+    panel.score(evidence_of(pairs[0], panel.manifest.kind))
+    for pair in pairs[1:]:
+        evidence = evidence_of(pair, panel.manifest.kind)
+        began = time.thread_time()
+        panel.score(evidence)
+        times_s.append(time.thread_time() - began)
+    p50, p99 = np.percentile(times_s, [50, 99]) * 1000
+    return {f"{name}_ms_p50": float(p50), f"{name}_ms_p99": float(p99)}
 
 
 def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:

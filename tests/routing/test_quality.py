@@ -13,6 +13,7 @@ from routing.quality import (
     brier,
     cpt,
     ece,
+    ece_floor,
     frontier_ratio_for,
     pgr,
     quality_curve,
@@ -81,6 +82,15 @@ def test_frontier_share_for_a_quality_by_hand() -> None:
 @pytest.mark.parametrize("gap_ratio", [0.1, 0.5, 0.8])
 def test_random_needs_its_share(gap_ratio: float) -> None:
     assert cpt(quality_curve([0.0] * 4, TIER1, FRONTIER), gap_ratio) == pytest.approx(gap_ratio)
+
+
+def test_floor_of_ece_is_what_right_probabilities_show_on_so_few_rows() -> None:
+    rng = np.random.default_rng(0)
+    few, many = (rng.random(n) for n in (100, 10_000))
+    assert ece_floor(few) > 5 * ece_floor(many)
+    right = (rng.random(many.size) < many).astype(float)
+    assert ece(many, right) == pytest.approx(ece_floor(many), abs=0.01)
+    assert ece(many, 1 - right) > 10 * ece_floor(many)
 
 
 def test_ece_by_hand() -> None:

@@ -143,6 +143,10 @@ def test_gate_that_knows_keeps_quality_at_fewer_calls_than_chance(
     assert rows["all frontier"]["usd_per_1000"] == pytest.approx(1000 * FRONTIER_USD)
     assert rows["gate only"]["usd_per_1000"] < rows["all frontier"]["usd_per_1000"]
     assert len(list((run / "plots").glob("*.png"))) == 2
+    heads = report["heads"]
+    for head in ("router", "gate"):
+        assert 0 < heads[f"{head}_ece_floor"] < 0.5
+        assert 0 < heads[f"{head}_ms_p50"] <= heads[f"{head}_ms_p99"]
 
 
 def test_signals_are_paid_only_for_drafts_that_bought_them(run: Path) -> None:
