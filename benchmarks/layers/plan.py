@@ -34,6 +34,9 @@ class Play:
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
+FIRST_PLAYS = (Play(FRONTIER, RequestedModel.FRONTIER), Play(ROUTING, overrides=NO_GATE), Play(GATE))
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One start of the stack. engines: values by section, laid over the profile."""
@@ -49,13 +52,8 @@ def settings(profile: Mapping[str, Any]) -> list[Setting]:
     alone = {"tier1": {"replicas": 1, "autoscaling": None}}
     several = {"tier1": {"replicas": max(REPLICAS_OF_TIER1, profile["tier1"].get("replicas", 1)), "autoscaling": None}}
     cold, warm = ({engine: {"prefix_caching": held} for engine in ENGINES} for held in (False, True))
-    first = (
-        Play(FRONTIER, RequestedModel.FRONTIER),
-        Play(ROUTING, overrides=NO_GATE),
-        Play(GATE),
-    )
     found = [
-        Setting(laid(off, alone, cold), first),
+        Setting(laid(off, alone, cold), FIRST_PLAYS),
         Setting(laid(off, alone, warm), (Play(PREFIX),)),
         Setting(laid(off, several, warm), (Play(REPLICAS),)),
     ]
@@ -72,11 +70,9 @@ def is_on(profile: Mapping[str, Any], engine: str, switch: str) -> bool:
     return section is not None and section.get(switch, DEFAULTS.get(switch, off)) != off
 
 
-def quick(profile: Mapping[str, Any]) -> list[Setting]:
+def quick() -> list[Setting]:
     """One start, on the profile's own engines: the rows that need no other one."""
-    del profile
-    plays = (Play(FRONTIER, RequestedModel.FRONTIER), Play(ROUTING, overrides=NO_GATE), Play(GATE))
-    return [Setting({}, plays)]
+    return [Setting({}, FIRST_PLAYS)]
 
 
 def laid(*layers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

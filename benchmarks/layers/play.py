@@ -52,7 +52,7 @@ def measure(path: Path, *, per_kind: int, concurrency: int, seed: int, quick: bo
     profile = read_profile(path)
     load = Load(some(tasks(Split.TEST), per_kind, 0), some(tasks(Split.TRAIN), 1, 0), concurrency)
     random.Random(seed).shuffle(load.questions)
-    settings = plan.quick(profile) if quick else plan.settings(profile)
+    settings = plan.quick() if quick else plan.settings(profile)
     rows: list[Row] = []
     requests: dict[str, tuple[Answered, ...]] = {}
     grades: dict[str, float] = {}
