@@ -5,6 +5,7 @@ from typing import Any
 
 from benchmarks.layers.play import measure as measure_layers
 from benchmarks.layers.row import SOON_S
+from benchmarks.layers.stack import LayersError, read_profile
 from benchmarks.section import Plan, columns, number, spread
 
 PER_KIND = 4
@@ -14,22 +15,26 @@ HEAD = (
     "right (95 %)", "hits", "by tier 1", "drafts refused", "failed",
 )  # fmt: skip
 FACTORS_HEAD = ("over the row before", "bill (95 %)", "own engines (95 %)", "throughput", "accuracy (95 %)")
-LEFT_OUT = "left out of the quick run: its engines have real weights (python -m benchmarks layers --quick)"
+QUICK = "its engines have real weights, which a quick run has no time for (python -m benchmarks layers --quick)"
 
 
 def measure(plan: Plan) -> dict[str, Any]:
     """See benchmarks/section.py. Engines are started with layers off and on, so a running stack cannot be measured."""
     if plan.quick:
-        return {"rows": []}
+        return {"rows": [], "left_out": QUICK}
     if plan.url is not None:
         raise SystemExit("the layers are engine switches: they are measured on stacks of their own, without --url")
+    try:
+        read_profile(plan.profile)
+    except LayersError as error:
+        return {"rows": [], "left_out": str(error)}
     return measure_layers(plan.profile, per_kind=PER_KIND, concurrency=CONCURRENCY, seed=plan.seed)
 
 
 def table(found: dict[str, Any]) -> str:
     """A line a row, a line a factor, a sentence a claim."""
     if not found["rows"]:
-        return LEFT_OUT
+        return f"left out: {found['left_out']}"
     factors = [*found["factors"], {"name": "all layers", "own_usd": None, **found["together"]}]
     return "\n".join(
         (

@@ -34,7 +34,7 @@ class LayersError(ValueError):
 def read_profile(path: Path) -> dict[str, Any]:
     """A profile whose frontier is a stand-in on this machine. Raises LayersError: no provider is benchmarked."""
     tree: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
-    hosts = [urlsplit(provider["base_url"]).hostname for provider in tree["frontier"]["providers"]]
+    hosts = [urlsplit(provider.get("base_url", "")).hostname for provider in tree["frontier"]["providers"]]
     if not tree.get("standin") or any(host not in LOOPBACK for host in hosts):
         raise LayersError(f"{path}: the layers are measured against a stand-in frontier on this machine; it has none")
     return tree

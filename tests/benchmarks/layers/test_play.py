@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from tqdm import tqdm
 
 from benchmarks.layers import plan
 from benchmarks.layers.play import Load, ask, document, graded
-from benchmarks.layers.section import LEFT_OUT, measure, plot, table
-from benchmarks.layers.stack import Stack, forget
+from benchmarks.layers.section import measure, plot, table
+from benchmarks.layers.stack import LayersError, Stack, forget, standin
 from benchmarks.section import Plan
 from benchmarks.tasks.command import some
 from benchmarks.tasks.suite import Split, tasks
@@ -99,6 +100,15 @@ def test_the_frontier_forgets_between_rows() -> None:
     assert posted == ["/reset_prefix_cache"]
 
 
+def test_a_frontier_that_runs_already_is_not_measured_by_mistake() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(LayersError, match=f"port {port} already"), standin({"standin": {"port": port}}):
+            pass
+
+
 def found() -> dict[str, Any]:
     grades = {f"task-{n}": float(n % 2) for n in range(N)}
     return document(ladder(), grades, Load(SUMS, SUMS[:1], 4))
@@ -145,7 +155,9 @@ def test_plot_is_drawn(tmp_path: Path, ending: str) -> None:
     assert path.stat().st_size > 1000
 
 
-def test_section_is_left_out_of_a_quick_run_and_refuses_a_running_stack(tmp_path: Path) -> None:
-    assert table(measure(Plan(scratch=tmp_path, quick=True))) == LEFT_OUT
+def test_section_is_left_out_where_it_cannot_be_measured_and_refuses_a_running_stack(tmp_path: Path) -> None:
+    assert "left out: its engines have real weights" in table(measure(Plan(scratch=tmp_path, quick=True)))
+    gpu = Plan(scratch=tmp_path, profile=Path("deploy/profiles/gpu-80g.yaml"))
+    assert "stand-in frontier on this machine; it has none" in table(measure(gpu))
     with pytest.raises(SystemExit, match="stacks of their own"):
         measure(Plan(scratch=tmp_path, url="http://127.0.0.1:8000"))
