@@ -21,6 +21,7 @@ COMMANDS = {
     "train-gate": ("models.gate.train", "learn from graded pairs which drafts are good"),
     "score": ("models.router.evaluate", "say what a trained artefact thinks of graded pairs"),
     "calibrate": ("models.calibrate", "choose thresholds that keep a quality target, from labels not trained on"),
+    "learning-curve": ("models.router.curve", "what the router is worth after so many labels of its own"),
     "train-tier1": ("models.tier1.train", "train a LoRA adapter of tier 1 on examples, SFT or DPO; resumable"),
     "answer": ("models.tier1.evaluate", "answer held-out prompts with tier 1, with or without an adapter"),
     "export": ("models.flywheel.export", "write training sets from the ledger's samples: router pairs, SFT or DPO"),
