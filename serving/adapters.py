@@ -24,6 +24,7 @@ SETTINGS: Final = "adapter_config.json"
 HARMLESS: Final = frozenset({".json", ".safetensors", ".png", ".md", ".txt", ".jinja", ".yaml"})
 MAX_BYTES: Final = 2 * 2**30
 VERSION_DIGITS: Final = 12
+PEFT_PREFIX: Final = "base_model.model."
 LORA_TENSORS: Final = (".lora_A.weight", ".lora_B.weight")
 
 
@@ -93,13 +94,41 @@ def check_settings(path: Path, max_rank: int) -> None:
 
 def check_tensors(path: Path) -> None:
     """Safetensors that hold pairs of low-rank matrices and nothing else. Raises ConfigInvalid."""
-    try:
-        with safe_open(str(path), framework="np") as file:
-            names = list(file.keys())
-    except (OSError, SafetensorError) as error:
-        raise ConfigInvalid(f"{path}: not safetensors: {error}") from error
+    names = list(tensor_shapes(path))
     if not names or (odd := [name for name in names if not name.endswith(LORA_TENSORS)]):
         raise ConfigInvalid(f"{path}: holds {odd[0] if names else 'nothing'}, expected lora_A and lora_B matrices")
+
+
+def misfit(folder: Path, base: Path) -> str | None:
+    """Why an adapter does not belong on the model in `base`: a matrix it does not have, or one of another shape.
+
+    vLLM 0.32 takes such an adapter without a word, and meets it in a step of the engine. Reads headers alone. None when
+    it fits, or when `base` holds no safetensors to compare it with.
+    """
+    shapes: dict[str, list[int]] = {}
+    for path in sorted(base.glob("*.safetensors")):
+        shapes |= tensor_shapes(path)
+    if not shapes:
+        return None
+    for name, shape in tensor_shapes(folder / WEIGHTS).items():
+        matrix, _, side = name.removeprefix(PEFT_PREFIX).rpartition(".lora_")
+        weight = shapes.get(f"{matrix}.weight")
+        if weight is None:
+            return f"{name}: the model has no {matrix}"
+        rows, columns = weight
+        seen, wanted = (shape[1], columns) if side.startswith("A") else (shape[0], rows)
+        if seen != wanted:
+            return f"{name}: shape {shape} does not fit the model's {weight}"
+    return None
+
+
+def tensor_shapes(path: Path) -> dict[str, list[int]]:
+    """Shape of every tensor of a file, by name. Raises ConfigInvalid."""
+    try:
+        with safe_open(str(path), framework="np") as file:
+            return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError) as error:
+        raise ConfigInvalid(f"{path}: not safetensors: {error}") from error
 
 
 def listed(items: Iterable[object]) -> str:
@@ -111,10 +140,11 @@ class AdapterShelf:
     """The adapters that one replica's engine has; each is read once, by the first request or a promotion before it.
 
     load: tells the engine to read a folder under a name and returns why not (serving/vllm_adapter.py).
+    base: the folder of the engine's model, which adapters have to fit.
     """
 
-    def __init__(self, load: Callable[[str, str], Awaitable[str | None]]) -> None:
-        self._load = load
+    def __init__(self, load: Callable[[str, str], Awaitable[str | None]], base: Path) -> None:
+        self._load, self._base = load, base
         self._ready: set[str] = set()
         self._lock = asyncio.Lock()
 
@@ -128,13 +158,18 @@ class AdapterShelf:
         async with self._lock:
             if adapter.served_as in self._ready:
                 return None
-            try:
-                seen = await asyncio.to_thread(files_sha256, Path(adapter.folder))
-            except ConfigInvalid as error:
-                return error.message
-            if seen != adapter.files_sha256:
-                return f"{adapter.folder}: its files are not those that were checked"
+            if (why := await asyncio.to_thread(self._refused, adapter)) is not None:
+                return why
             why = await self._load(adapter.served_as, adapter.folder)
             if why is None:
                 self._ready.add(adapter.served_as)
             return why
+
+    def _refused(self, adapter: Adapter) -> str | None:
+        folder = Path(adapter.folder)
+        try:
+            if files_sha256(folder) != adapter.files_sha256:
+                return f"{folder}: its files are not those that were checked"
+            return misfit(folder, self._base)
+        except ConfigInvalid as error:
+            return error.message

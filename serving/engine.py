@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 from dataclasses import asdict, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, Self, cast
 
 import ray
@@ -129,9 +130,10 @@ class Engine:
         self._replica_id = serve.get_replica_context().replica_id.unique_id
         self._clock = SharedClock()
         self._leash = Leash()  # before the first process of the engine
-        self._vllm = await VllmEngine.start(config.flags())
+        flags = config.flags()
+        self._vllm = await VllmEngine.start(flags)
         self._tokenizer = copy.deepcopy(self._vllm.tokenizer)  # of our own: vLLM uses its one in other threads
-        self._shelf = AdapterShelf(self._vllm.load_lora)
+        self._shelf = AdapterShelf(self._vllm.load_lora, Path(str(flags["model"])))
         self._prompts = RouterPrompts.build(self._tokenizer, config.max_context_tokens)
         self._tokens_seen = 0
         self._proof_at = -math.inf  # perf_counter of the last proof that tokens come out

@@ -1,6 +1,7 @@
 """Which LoRA adapters may be served: from the allowed folders, plain files, safetensors, a rank the engine takes."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,6 +113,41 @@ def test_adapters_for_an_engine_that_takes_none_are_refused(folder: Path) -> Non
         read_adapters(PolicyConfig(adapters={"a": folder}), "small", None, folder.parents[1])
 
 
+LAYER_0 = "model.layers.0.self_attn.q_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("weights", "why"),
+    [
+        ({LAYER_0: np.zeros((8, 8), np.float16)}, None),
+        (
+            {LAYER_0: np.zeros((8, 16), np.float16)},
+            r"lora_A\.weight: shape \[4, 8\] does not fit the model's \[8, 16\]",
+        ),
+        (
+            {LAYER_0: np.zeros((16, 8), np.float16)},
+            r"lora_B\.weight: shape \[8, 4\] does not fit the model's \[16, 8\]",
+        ),
+        ({"model.norm.weight": np.zeros(8, np.float16)}, r"the model has no model\.layers\.0\.self_attn\.q_proj"),
+    ],
+    ids=["fits", "another input", "another output", "no such layer"],
+)
+async def test_adapter_of_another_model_never_reaches_the_engine(
+    folder: Path, tmp_path: Path, weights: dict[str, np.ndarray], why: str | None
+) -> None:
+    """Fault 58: vLLM takes one, and dies of it in a step."""
+    base, loading = tmp_path / "base", Loading()
+    base.mkdir()
+    safetensors.numpy.save_file(weights, base / "model-00001-of-00001.safetensors")
+    said = await AdapterShelf(loading, base).load(read(folder))
+    if why is None:
+        assert said is None
+    else:
+        assert said is not None
+        assert re.search(why, said)
+    assert bool(loading.told) is (why is None)
+
+
 class Loading:
     """What an engine was told to read."""
 
@@ -127,7 +163,7 @@ class Loading:
 
 async def test_replica_reads_an_adapter_once_for_all_requests(folder: Path) -> None:
     loading, adapter = Loading(), read(folder)
-    shelf = AdapterShelf(loading)
+    shelf = AdapterShelf(loading, folder.parent)
     assert set(await asyncio.gather(*[shelf.load(adapter) for _ in range(20)])) == {None}
     assert loading.told == [(adapter.served_as, adapter.folder)]
 
@@ -135,7 +171,7 @@ async def test_replica_reads_an_adapter_once_for_all_requests(folder: Path) -> N
 async def test_files_changed_after_the_check_never_reach_the_engine(folder: Path) -> None:
     loading, adapter = Loading(), read(folder)
     write_adapter(folder, value=2.0)
-    why = await AdapterShelf(loading).load(adapter)
+    why = await AdapterShelf(loading, folder.parent).load(adapter)
     assert why is not None
     assert "not those that were checked" in why
     assert loading.told == []
@@ -143,6 +179,6 @@ async def test_files_changed_after_the_check_never_reach_the_engine(folder: Path
 
 async def test_refusal_of_the_engine_is_passed_on_and_tried_again(folder: Path) -> None:
     loading, adapter = Loading("shapes differ"), read(folder)
-    shelf = AdapterShelf(loading)
+    shelf = AdapterShelf(loading, folder.parent)
     assert await shelf.load(adapter) == "shapes differ"
     assert await shelf.load(adapter) is None
