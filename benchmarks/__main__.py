@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import signal
 import sys
 
 # name: (module with add_arguments(parser) and run(args) -> exit status, one line of help)
@@ -34,7 +35,14 @@ def main(argv: list[str] | None = None) -> int:
         if name == chosen:
             importlib.import_module(module).add_arguments(command)
     args = parser.parse_args(arguments)
-    return int(importlib.import_module(BENCHMARKS[args.name][0]).run(args))
+    # Asked to end is as Ctrl-C: what a benchmark started is stopped on the way out.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return int(importlib.import_module(BENCHMARKS[args.name][0]).run(args))
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,6 @@ DOES = {
     "sglang-router": "picks a replica by its model of the caches",
     "litellm": "keys, one API for many providers, cost tracking",
     "ray serve llm": "engine on Ray Serve behind an OpenAI ingress",
-    "ray serve llm, prefix affinity": "the same, picks a replica by its model of the caches",
 }
 ROUNDS = 3
 SINGLE_REQUESTS = 30
@@ -49,8 +48,10 @@ def measure(plan: Plan) -> dict[str, Any]:
     not_started: dict[str, str] = {}
     with contextlib.ExitStack() as running:
         targets = {"tierwise, tier1": lab.tier1}
-        if lab.direct is not None and lab.behind is not None:
-            targets = {BARE: lab.direct, **targets, "tierwise, frontier": lab.behind}
+        if lab.direct is not None:
+            targets = {BARE: lab.direct, **targets}
+            if lab.behind is not None:
+                targets["tierwise, frontier"] = lab.behind
             for name, start in starters(plan, lab).items():
                 try:
                     targets[name] = running.enter_context(start)
@@ -70,10 +71,7 @@ def starters(plan: Plan, lab: Lab) -> dict[str, contextlib.AbstractContextManage
             "sglang-router": router(plan.peers / "smg", ["launch"], "cache_aware", lab.direct),
             "litellm": litellm(plan.peers, plan.scratch, lab.direct),
         }
-    return found | {
-        "ray serve llm": ray_serve_llm("power_of_two", plan),
-        "ray serve llm, prefix affinity": ray_serve_llm("prefix_affinity", plan),
-    }
+    return found | {"ray serve llm": ray_serve_llm(plan)}
 
 
 @contextlib.contextmanager
@@ -115,13 +113,12 @@ def litellm(folder: Path, scratch: Path, engine: Target) -> Iterator[Target]:
 
 
 @contextlib.contextmanager
-def ray_serve_llm(policy: str, plan: Plan) -> Iterator[Target]:
+def ray_serve_llm(plan: Plan) -> Iterator[Target]:
     """Ray Serve LLM with an engine of the same settings; on a CPU it insists on a worker process beside the engine."""
     settings = tiny_tier1(plan)
     document = {
         "model_id": "engine",
         "model_source": settings["model"],
-        "policy": policy,
         "gpu": plan.gpu,
         "engine_kwargs": {
             "max_model_len": settings["max_context_tokens"],

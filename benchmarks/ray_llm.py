@@ -1,7 +1,8 @@
 """Ray Serve LLM's own ingress around a vLLM engine, as its documentation builds it, for `benchmarks/peers.py`.
 
 Run as a process of its own: `python -m benchmarks.ray_llm PORT SETTINGS`, SETTINGS being JSON with `model_id`,
-`model_source`, `policy` (power_of_two or prefix_affinity) and vLLM's `engine_kwargs`. Loopback only.
+`model_source` and vLLM's `engine_kwargs`. One replica at Ray's defaults, so power of two has nothing to choose: its
+prefix-affinity router is measured on several by `replicas --live --targets ray_prefix_affinity`. Loopback only.
 """
 
 import json
@@ -16,22 +17,17 @@ os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # keep to loopb
 
 import ray
 from ray import serve
-from ray.serve.config import HTTPOptions, RequestRouterConfig
+from ray.serve.config import HTTPOptions
 
 
 def app(settings: dict[str, Any]) -> Any:
     """The documented builder; what is not about the engine stays at Ray's defaults."""
     from ray.serve.llm import LLMConfig, build_openai_app  # noqa: PLC0415 - after Ray has started
 
-    deployment: dict[str, Any] = {"num_replicas": 1}
-    if settings["policy"] == "prefix_affinity":
-        from ray.serve.llm.request_router import PrefixCacheAffinityRouter  # noqa: PLC0415 - likewise
-
-        deployment["request_router_config"] = RequestRouterConfig(request_router_class=PrefixCacheAffinityRouter)
     config = LLMConfig(
         model_loading_config={"model_id": settings["model_id"], "model_source": settings["model_source"]},
         engine_kwargs=settings["engine_kwargs"],
-        deployment_config=deployment,
+        deployment_config={"num_replicas": 1},
         **({} if settings.get("gpu") else {"accelerator_config": {"kind": "cpu"}}),
     )
     return build_openai_app({"llm_configs": [config]})

@@ -102,6 +102,9 @@ def run_plan(plan: Plan, names: Sequence[str], keep_in: Path) -> int:
                 tables[name] = section.table(found)
             except (SystemExit, Exception) as error:  # a section's end is a result, whatever ended it
                 document["failed"][name] = f"{type(error).__name__}: {error}"[:500]
+            except KeyboardInterrupt:  # what was measured before is kept
+                document["failed"][name] = "interrupted"
+                break
     document["took_s"] = time.perf_counter() - began
     for name, table in tables.items():
         print(f"\n== {name} ==\n{table}")

@@ -42,7 +42,7 @@ def test_table_has_every_gateway_and_the_reason_of_who_is_missing() -> None:
 def test_without_their_commands_only_what_is_installed_here_is_tried(tmp_path: Path) -> None:
     target = Target("http://127.0.0.1:1", "m")
     lab = Lab("tiny", TINY_SLO, target, target, target, None)
-    assert list(starters(Plan(scratch=tmp_path), lab)) == ["ray serve llm", "ray serve llm, prefix affinity"]
+    assert list(starters(Plan(scratch=tmp_path), lab)) == ["ray serve llm"]
     every = starters(Plan(scratch=tmp_path, peers=tmp_path), lab)
     assert {*every, BARE, "tierwise, tier1", "tierwise, frontier"} == set(DOES)
 

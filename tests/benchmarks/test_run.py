@@ -1,7 +1,10 @@
 """The run command: card first, every section in its place, a result kept by commit and settings, JSON last."""
 
 import json
+import os
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,14 +25,18 @@ def add_section(monkeypatch: pytest.MonkeyPatch, name: str, measure: Any) -> Non
 
 
 @pytest.fixture
-def two_sections(monkeypatch: pytest.MonkeyPatch) -> None:
+def two_sections(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def broken(plan: Plan) -> dict[str, Any]:
         raise SystemExit("no engine here")
 
-    for name in list(SECTIONS):
-        monkeypatch.delitem(section.SECTIONS, name)
-    add_section(monkeypatch, "good", lambda plan: {"rows": [{"row": "a", "rounds": plan.rounds}]})
-    add_section(monkeypatch, "broken", broken)
+    real = dict(SECTIONS)
+    SECTIONS.clear()
+    with monkeypatch.context() as patch:
+        add_section(patch, "good", lambda plan: {"rows": [{"row": "a", "rounds": plan.rounds}]})
+        add_section(patch, "broken", broken)
+        yield
+    SECTIONS.clear()
+    SECTIONS.update(real)  # in their order
 
 
 @pytest.mark.usefixtures("two_sections")
@@ -49,6 +56,30 @@ def test_a_section_that_fails_says_so_and_the_others_are_kept(
     assert json.loads(kept.read_text()) == document
     assert document["card"]["config_hash"] in kept.name
     assert str(card.commit()) in kept.name
+
+
+@pytest.mark.usefixtures("two_sections")
+def test_a_run_that_is_asked_to_end_stops_and_keeps_what_it_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped: list[str] = []
+
+    def ended(plan: Plan) -> dict[str, Any]:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.sigtimedwait([], 30)  # the handler runs before this returns
+            return {"rows": []}
+        finally:
+            stopped.append("what it started")
+
+    add_section(monkeypatch, "ended", ended)
+    add_section(monkeypatch, "never", lambda plan: {"rows": []})
+    command = ["run", "--sections", "good,ended,never", "--url", "http://stack.example:8000", "--out", str(tmp_path)]
+    assert main(command) == 1
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert list(document["sections"]) == ["good"]
+    assert document["failed"] == {"ended": "interrupted"}
+    assert stopped == ["what it started"]
 
 
 @pytest.mark.usefixtures("two_sections")
