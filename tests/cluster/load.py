@@ -73,7 +73,7 @@ def ask(url: str, key: str, max_tokens: int, stream: bool) -> Outcome:
     outcome = Outcome(url, time.time())
     try:
         with (
-            httpx.Client(timeout=60) as client,
+            httpx.Client(timeout=30) as client,
             client.stream(
                 "POST", f"{url}/v1/chat/completions", json=body, headers={"authorization": f"Bearer {key}"}
             ) as reply,
