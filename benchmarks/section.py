@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 # In the order in which they are measured: those that share a stack stand together.
 SECTIONS = {
     "engine": "benchmarks.through",
-    "workloads": "benchmarks.open_loads",
     "peers": "benchmarks.peers",
     "client": "benchmarks.other_client",
+    "workloads": "benchmarks.open_loads",
     "floor": "benchmarks.over_floor",
     "scale": "benchmarks.scale",
     "layers": "benchmarks.layers.section",
@@ -27,10 +27,10 @@ SECTIONS = {
 }
 # What is measured when nothing else is said. The layers restart three engines four times and take as long as all of
 # this (`make bench-layers`); switches start an engine each.
-FULL = ("engine", "workloads", "peers", "client", "floor", "scale")
+FULL = ("engine", "peers", "client", "workloads", "floor", "scale")
 QUICK = ("engine", "workloads", "scale")
 # They measure in the labs of the plan; all others need the machine for stacks of their own.
-IN_LABS = ("engine", "workloads", "peers", "client")
+IN_LABS = ("engine", "peers", "client", "workloads")
 
 
 @dataclass(frozen=True, slots=True)
