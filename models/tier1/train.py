@@ -75,7 +75,8 @@ def train(
         log.info("going on from %s", resumed)
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=resumed)
-    evaluated = trainer.evaluate() if held else {}
+    if held and not any("eval_loss" in row for row in trainer.state.log_history[-2:]):
+        trainer.evaluate()  # unless its last step was one to evaluate after
     save_adapter(trainer.model, config.base, out)
     history = trainer.state.log_history
     draw_curves(history, out / "loss.png")
@@ -93,7 +94,7 @@ def train(
         "duration_s": round(time.perf_counter() - began, 1),
         "train_loss_first": next((row["loss"] for row in history if "loss" in row), None),
         "train_loss_last": next((row["loss"] for row in reversed(history) if "loss" in row), None),
-        "eval_loss": evaluated.get("eval_loss"),
+        "eval_loss": next((row["eval_loss"] for row in reversed(history) if "eval_loss" in row), None),
         "history": [
             {key: row[key] for key in ("step", "loss", "eval_loss", "learning_rate") if key in row} for row in history
         ],
