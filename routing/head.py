@@ -98,9 +98,8 @@ class TopCard(Record):
     """One second stage: what it reads, and how its scores become probabilities."""
 
     reads: Reads
-    forest_weight: float = Field(
-        ge=0, le=1, description="of the forest; the rest is the linear score, for the gate the logistic model's"
-    )
+    forest_weight: float = Field(ge=0, le=1)
+    logistic_weight: float = Field(ge=0, le=1, description="0 for a router; what both leave is the linear score's")
     tier1_ok: Calibration = Field(description="of log_odds(1 - gain)")
     draft_good: Calibration = Field(description="of log_odds(1 - bad_draft)")
 
@@ -313,11 +312,12 @@ class Head:
         if not cold:
             rate = self.rate[-1 if category is None else category]
             dense = dense_row(linear, rate, structure, signals_row(evidence, top.reads))
-            if number in self.logistics:
-                estimate = labels_of(self.logistics[number].predict(dense, category))
+            estimate = (1 - top.forest_weight - top.logistic_weight) * linear
             if top.forest_weight > 0:
-                forest = self.forests[number].predict(dense[None, :])[0]
-                estimate = top.forest_weight * forest + (1 - top.forest_weight) * estimate
+                estimate = estimate + top.forest_weight * self.forests[number].predict(dense[None, :])[0]
+            if top.logistic_weight > 0:
+                shares = self.logistics[number].predict(dense, category)
+                estimate = estimate + top.logistic_weight * labels_of(shares)
         gain, bad = estimate
         return Scores(
             p_tier1_ok=top.tier1_ok.p(float(log_odds(1 - gain)), evidence.category),

@@ -12,7 +12,7 @@ from tests.journey.scripted import Draft
 from tests.journey.upstream import ok
 from tests.models.signalled import signalled
 
-SURE, DOUBTFUL, HOPELESS = Draft(logprob=-0.02), Draft(logprob=-0.65), Draft(logprob=-2.5)
+SURE, DOUBTFUL, HOPELESS = Draft(logprob=-0.02), Draft(logprob=-0.55), Draft(logprob=-2.5)
 
 
 @pytest.fixture(scope="module")

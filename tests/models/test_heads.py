@@ -101,14 +101,15 @@ def test_copies_of_one_question_are_refused() -> None:
         fit_head(HeadKind.ROUTER, "own", graded(1) * 40, SHAPE, seed=0)
 
 
-def test_gate_reads_the_signals_that_every_pair_has() -> None:
+def test_gate_reads_the_signals_that_every_pair_has_and_that_teach_it_something() -> None:
+    """The verdict of these pairs tells little of what logprobs and samples leave open."""
     pairs = signalled(200)
+    assert pairs[0].p_judge_ok is not None
     head = fit_head(HeadKind.GATE, "own", pairs, SHAPE, seed=0).head
     assert [top.reads for top in head.card.tops] == [
         Reads(),
         Reads(logprobs=True),
         Reads(logprobs=True, n_answers=2),
-        Reads(logprobs=True, n_answers=2, verdict=True),
     ]
     test = signalled(150, seed=1)
     bad = [float(p.bad_draft) for p in test]
@@ -139,13 +140,17 @@ def test_sentence_that_asks_for_a_tier_changes_no_score() -> None:
     assert head.score(evidence_of(steered, HeadKind.ROUTER)) == head.score(evidence_of(plain, HeadKind.ROUTER))
 
 
-def test_dear_signal_that_teaches_nothing_is_not_read() -> None:
+def test_verdict_that_knows_is_read_and_one_that_guesses_is_not() -> None:
     """Serving would buy it for every draft that is not clear without."""
     rng = np.random.default_rng(0)
-    pairs = [p.model_copy(update={"p_judge_ok": float(rng.random())}) for p in signalled(200)]
-    head = fit_head(HeadKind.GATE, "own", pairs, SHAPE, seed=0).head
-    assert not any(top.reads.verdict for top in head.card.tops)
-    assert head.card.tops[-1].reads == Reads(logprobs=True, n_answers=2)
+    for knows in (True, False):
+        said = [0.5 + 0.45 * (float(rng.random() < 0.5) if not knows else p.tier1_quality) for p in signalled(200)]
+        pairs = [
+            p.model_copy(update={"p_judge_ok": word, "agreement": None})
+            for p, word in zip(signalled(200), said, strict=True)
+        ]
+        head = fit_head(HeadKind.GATE, "own", pairs, SHAPE, seed=0).head
+        assert head.card.tops[-1].reads == Reads(logprobs=True, verdict=knows)
 
 
 def test_head_of_few_labels_is_no_worse_than_its_best_signal() -> None:
