@@ -98,9 +98,9 @@ class Operator:
             lines.append(json.dumps({"id": task.id, "category": task.category, "quality": quality}))
         return self._write(name, lines)
 
-    def train_heads(self, train: Path, calibration: Path, quality_target: float, draft_price: float) -> Path:
+    def train_heads(self, name: str, train: Path, calibration: Path, quality_target: float, draft_price: float) -> Path:
         """Router and gate of the tier 1 that drafted these pairs; the folder of both."""
-        out, target = self.files / "heads", str(quality_target)
+        out, target = self.files / f"{name}-heads", str(quality_target)
         self._command("models", "train-router", "--pairs", str(train), "--out", str(out))
         self._command("models", "train-gate", "--pairs", str(train), "--out", str(out))
         common = ["--artefact", str(out), "--pairs", str(calibration), "--quality-target", target, "--together"]

@@ -15,11 +15,12 @@ from benchmarks.tasks.asking import Answer
 from benchmarks.tasks.command import some
 from benchmarks.tasks.suite import Split, tasks
 from benchmarks.tasks.task import Task
+from routing.promotion import RefusalReason
 from routing.schema import RequestRecord
 
 TRIAL, CANDIDATE = "tier1-lora-trial", "tier1-lora"
 DRAFT_PRICE = 0.2  # of a draft, as a share of a frontier answer's; as the embedded heads were calibrated
-STEPS = 9
+STEPS = 9  # at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,44 +92,53 @@ class Steps:
         self.must(do.promote(TRIAL, "--force", "trial"))
         adapter = self.ask("label: tier 1 with the adapter", [*self.test, *self.held, *self.train], "tier1")
         do.roll_back()
-        self.step("retrain router and gate")
-        heads = do.train_heads(
-            do.write_pairs("train.jsonl", self.train, of(self.train, [*adapter, *frontier])),
-            do.write_pairs("calibration.jsonl", self.held, of(self.held, [*adapter, *frontier])),
-            plan.quality_target,
-            DRAFT_PRICE,
-        )
-        do.register(CANDIDATE, plan.adapter, heads, (f"policy.quality_target={plan.quality_target}",))
-        self.step("judge and promote")
+        labels = of([*self.train, *self.held], [*adapter, *frontier])
         graded = [
             str(do.write_grades(f"{name}-graded.jsonl", self.held, of(self.held, answers)))
             for name, answers in (("base", base), ("adapter", adapter))
         ]
-        refused, categories, promoted = self.promote(graded)
-        after = self.ask("serve: auto again", self.test, "auto") if promoted else None
+        refused, categories = self.promote(labels, graded)
+        after = self.ask("serve: auto again", self.test, "auto") if categories else None
         rows = do.booked([*before, *(after or [])])
         return Turn(
             self.test, of(self.test, base), of(self.test, adapter), of(self.test, frontier), before, after, rows,
             refused, categories, len(self.train) + len(self.held),
         )  # fmt: skip
 
-    def promote(self, graded: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
-        """(refusals, categories it was released for, whether it was): for all, else for those nothing speaks against.
+    def promote(self, labels: Sequence[Answer], graded: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """(refusals, categories it was released for): for all, else for those that nothing speaks against, else none.
 
-        A category that the adapter is not released for keeps tier 1 as it is, and the new heads know nothing of it.
+        Of a category that the adapter is not released for the new heads have no label: the frontier answers there.
         """
-        options = ["--graded", *graded, "--margin", str(self.plan.margin)]
         every = sorted({task.category for task in self.held})
-        first = self.operator.promote(CANDIDATE, *options)
+        first = self.candidate(CANDIDATE, every, labels, graded)
         if first is None:
-            return (), tuple(every), True
-        passing = [category for category in every if f"{category}: quality" not in first.why]
+            return (), tuple(every)
+        passing = [category for category in every if f"{RefusalReason.CATEGORY_WORSE}: {category}: " not in first.why]
         if not passing or len(passing) == len(every):
-            return (first.why,), (), False
-        second = self.operator.promote(CANDIDATE, *options, "--categories", *passing)
+            return (first.why,), ()
+        second = self.candidate(f"{CANDIDATE}-some", passing, labels, graded, "--categories", *passing)
         if second is None:
-            return (first.why,), tuple(passing), True
-        return (first.why, second.why), (), False
+            return (first.why,), tuple(passing)
+        return (first.why, second.why), ()
+
+    def candidate(
+        self, name: str, categories: Sequence[str], labels: Sequence[Answer], graded: Sequence[str], *options: str
+    ) -> Refused | None:
+        """Train heads on the adapter's drafts in these categories, register all as one, and ask for its promotion."""
+        do, plan = self.operator, self.plan
+        self.step("retrain router and gate")
+        train, held = ([t for t in split if t.category in categories] for split in (self.train, self.held))
+        heads = do.train_heads(
+            name,
+            do.write_pairs(f"{name}-train.jsonl", train, of(train, labels)),
+            do.write_pairs(f"{name}-calibration.jsonl", held, of(held, labels)),
+            plan.quality_target,
+            DRAFT_PRICE,
+        )
+        do.register(name, plan.adapter, heads, (f"policy.quality_target={plan.quality_target}",))
+        self.step("judge and promote")
+        return do.promote(name, "--graded", *graded, "--margin", str(plan.margin), *options)
 
     def ask(self, what: str, asked: Sequence[Task], model: str) -> list[Answer]:
         """One step that asks the stack."""

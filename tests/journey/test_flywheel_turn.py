@@ -24,6 +24,7 @@ from benchmarks.tasks.task import Task
 from models.__main__ import main as models
 from models.tier1.data import target_of
 from routing.release import RELEASE_FILE, Release
+from routing.schema import DecisionReason
 from serving.__main__ import main as serving
 from serving.tiers import Call, Frame
 from tests.journey.gateway import gateway, journey_config
@@ -44,14 +45,17 @@ def window(split: Split, n: int) -> list[Task]:
 class Learner(ScriptedTier1):
     """Right on a share of the questions, always the same ones; sure of itself where it is right."""
 
-    def __init__(self, base: float, adapted: float) -> None:
+    def __init__(self, base: float, adapted: float, spoilt: str | None = None) -> None:
+        """spoilt: a category that the adapter is never right in."""
         super().__init__()
         self.right_ratio = {False: base, True: adapted}
+        self.spoilt = spoilt
         self.samples = None
 
     async def draft(self, call: Call) -> AsyncGenerator[Frame, None]:
         prompt = call.body["messages"][-1]["content"]
         right = random.Random(prompt).random() < self.right_ratio[call.adapter is not None]
+        right &= call.adapter is None or call.features.category != self.spoilt
         text = ANSWERS[prompt] if right else "certainly not this"
         if not call.request_id.endswith("-samples"):
             self.script(Draft(text=text, logprob=-0.05 if right else -0.9))
@@ -134,6 +138,23 @@ async def test_better_adapter_is_promoted_with_heads_of_its_own_and_serves(tmp_p
     assert "promoted for" in report({**found, "took_s": 1.0})
     plot(found, tmp_path / "turn.png")
     assert (tmp_path / "turn.png").read_bytes().startswith(b"\x89PNG")
+
+
+async def test_adapter_that_spoils_a_category_is_released_for_the_others(tmp_path: Path) -> None:
+    every = sorted({task.category for task in window(Split.CALIBRATION, 1)})
+    spoilt = max(every, key=lambda c: -sum(t.category == c for t in window(Split.CALIBRATION, N_LABELS)))
+    made, plan = await turned(tmp_path, Learner(base=0.3, adapted=0.97, spoilt=spoilt))
+    assert f"category_worse: {spoilt}: quality" in made.refused[0]
+    assert made.categories == tuple(category for category in every if category != spoilt)
+    release = Release.model_validate_json((plan.files / "registry" / RELEASE_FILE).read_bytes())
+    policy = release.stable.overrides["policy"]
+    assert set(policy["categories"]) == set(made.categories)
+    assert "default_adapter" not in policy
+    assert made.after is not None
+    models_of = {
+        (row.features.category, row.decision.reason) for row in made.rows.values() if row.features and row.decision
+    }
+    assert (spoilt, DecisionReason.NO_LABELS) in models_of
 
 
 async def test_worse_adapter_is_refused_by_name_and_what_ran_still_runs(tmp_path: Path) -> None:
