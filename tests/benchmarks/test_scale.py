@@ -18,8 +18,9 @@ def test_load_grows_with_the_replicas_and_is_the_same_for_a_seed() -> None:
     one, four = conversations(1, 0), conversations(4, 0)
     assert len(four) == pytest.approx(4 * len(one), rel=0.05)
     assert conversations(4, 0) == four != conversations(4, 1)
-    rate = len(four) / four[-1].at_s
-    assert rate > 2 * len(one) / one[-1].at_s
+    rates = [len(load) / load[-1].at_s for load in (one, four)]
+    assert rates[1] == pytest.approx(4 * rates[0], rel=0.3)
+    assert rates[0] == pytest.approx(scale.RATE_RPS_PER_REPLICA, rel=0.3)
 
 
 def test_a_turn_repeats_all_that_its_conversation_said_before() -> None:
