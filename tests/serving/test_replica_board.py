@@ -9,9 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routing.kv_blocks import MAX_REPLICAS, ExactBlocks, MirrorBlocks, block_keys, root_key
-from routing.schema import ReplicaMode
+from routing.schema import Api, ReplicaMode
 from serving.kv_events import KvFollower, KvSource
-from serving.replica_board import LoadNews, ReplicaBoard, ReplicaRoutingConfig, RoutedPrompt, shared_board
+from serving.payloads import Adapter, DraftPayload
+from serving.replica_board import (
+    LoadNews,
+    ReplicaBoard,
+    ReplicaRoutingConfig,
+    RoutedPrompt,
+    routed_prompt,
+    shared_board,
+)
 
 SIZE = 16
 FACTS = {"block_size_tokens": SIZE, "kv_blocks": 100}
@@ -70,6 +78,24 @@ async def test_prefix_of_another_tenant_is_none() -> None:
     choice = board.choice("2")
     assert choice is not None
     assert choice.expected_cached_tokens == 0
+
+
+async def test_prefix_under_another_adapter_is_none_and_under_the_same_it_is_found() -> None:
+    """Fault 64: the engine's blocks carry the adapter's name, and so do the keys."""
+
+    def drafted(request_id: str, name: str | None) -> RoutedPrompt:
+        adapter = None if name is None else Adapter(name, "/adapters", "0" * 64)
+        return routed_prompt(
+            DraftPayload(Api.CHAT, {}, request_id, list(range(100)), "s", stream=False, adapter=adapter)
+        )
+
+    board = await new_board()
+    await serve(board, drafted("1", "tiny:terse@1"))
+    for request_id, name, cached in (("2", None, 0), ("3", "tiny:terse@2", 0), ("4", "tiny:terse@1", 96)):
+        board.rank(drafted(request_id, name), THREE)
+        choice = board.choice(request_id)
+        assert choice is not None
+        assert choice.expected_cached_tokens == cached
 
 
 async def test_replicas_that_say_nothing_of_their_cache_are_left_to_two_choices() -> None:
