@@ -13,11 +13,14 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRespo
 from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
+from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
 from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.platforms import current_platform
 from vllm.renderers.online_renderer import OnlineRenderer, _reused_prompt_token_ids
 from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.v1.core.kv_cache_utils import to_event_extra_keys
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.metrics.stats import IterationStats, PrefixCacheStats, SchedulerStats
@@ -263,3 +266,12 @@ def test_body_has_openais_fields_and_no_empty_ones_of_vllm() -> None:
         ]
     }
     assert {"prompt_logprobs", "kv_transfer_params", "usage"} <= set(ChatCompletionResponse.model_fields)
+
+
+def test_adapters_are_loaded_by_name_and_are_part_of_a_blocks_hash() -> None:
+    """`VllmEngine.load_lora` and the keys of routing/kv_blocks.py lean on these."""
+    assert parameters(OpenAIServingModels.load_lora_adapter)[:2] == ["self", "request"]
+    assert {"lora_name", "lora_path"} <= set(LoadLoRAAdapterRequest.model_fields)
+    assert "openai_serving_models" in inspect.getsource(init_app_state)
+    keyed = to_event_extra_keys([(("lora", "terse", "/adapters"), ("cache_salt", "salt"))])
+    assert keyed == [("terse", "salt")]
