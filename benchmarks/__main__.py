@@ -9,6 +9,7 @@ import sys
 BENCHMARKS = {
     "run": ("benchmarks.run", "every section in one run, kept under benchmarks/results: what `make bench` does"),
     "gpu": ("benchmarks.gpu", "the same on the NVIDIA GPU of this machine, checked first: what `make bench-gpu` does"),
+    "readme": ("benchmarks.readme", "put the figures of kept results into README"),
     "compare": ("benchmarks.compare", "two kept results: what moved beyond the spread"),
     "quality": ("benchmarks.quality", "router and gate on graded pairs, beside every baseline"),
     "tasks": ("benchmarks.tasks.command", "our own verifiable tasks: accuracy and cost of every way to choose a tier"),
