@@ -58,6 +58,12 @@ def refusal(path: Path, tree: Any, env: dict[str, str] | None = None) -> str:
     return refused.value.message + "".join(traceback.format_exception(refused.value))
 
 
+def test_stand_in_on_a_cpu_is_never_sent_a_seed() -> None:
+    """vLLM 0.32 dies of a seeded prompt that takes more than one step there, and clients choose both."""
+    (standin,) = load_config(ROOT / "deploy" / "profiles" / "cpu.yaml", {}).frontier.providers
+    assert "seed" in standin.drop_params
+
+
 @pytest.mark.parametrize("profile_path", PROFILES, ids=lambda p: p.stem)
 def test_every_profile_in_the_repository_is_valid(profile_path: Path) -> None:
     named = set(SECRET_NAME.findall(profile_path.read_text("utf-8")))
