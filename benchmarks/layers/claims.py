@@ -119,8 +119,11 @@ def kernel_claim(measured: Measured) -> Comparison:
 def together_claim(whole: Together, found: Sequence[Comparison], ceiling: Ceiling | None) -> Comparison:
     """The product, the layer that falls shortest of its claim, and what the two models would allow at best."""
     short = [(c.low - c.saved.value, c.claim) for c in found if c.saved.value is not None and c.where is Where.BELOW]
-    least = f"the layer furthest below its claim is {max(short)[1]}" if short else "no layer is below its claim"
-    why = f"at {percent(whole.accuracy.value)} of the frontier's accuracy; {least}"
+    why = f"at {percent(whole.accuracy.value)} of the frontier's accuracy"
+    if short:
+        why += f"; the layer furthest below its claim is {max(short)[1]}"
+    elif found:
+        why += "; no layer is below its claim"
     if ceiling is not None:
         lift = (
             "so better labels for router and gate would lift it"

@@ -50,6 +50,11 @@ def test_rows_that_were_not_played_have_no_claim() -> None:
     assert set(claims(table)) == {"routing", "together"}
 
 
+def test_nothing_is_said_of_layers_that_were_not_compared() -> None:
+    table = measured((FRONTIER, one), ("everything", by_tier1))
+    assert "its claim" not in claims(table)["together"].sentence
+
+
 def test_an_unknown_price_is_said() -> None:
     table = measured((FRONTIER, one), (ROUTING, lambda n: one(n, frontier_usd=None)))
     routing = claims(table)["routing"]
