@@ -53,7 +53,7 @@ unit: $(STAMP) ## unit and journey tests: no engine, a few minutes
 e2e: weights ## end-to-end tests on real vLLM engines on Ray Serve
 	@$(BIN)/python -m pytest -m e2e -q tests/e2e --ignore tests/e2e/test_stack.py --ignore tests/e2e/test_proxy.py
 	@$(BIN)/python -m pytest -m e2e -q tests/e2e/test_stack.py tests/e2e/test_proxy.py  # apart: two stacks at once would not fit into memory
-	@$(BIN)/python -m pytest -m e2e -q tests/cluster/test_one_box.py  # from another network namespace; skipped, with the reason, where none can be made
+	@$(BIN)/python -m pytest -m e2e -q tests/cluster  # hosts are network namespaces; skipped, with the reason, where none can be made
 
 bench: weights ## throughput and latency beside bare engines and peers, kept under benchmarks/results (20 minutes)
 	@$(BIN)/python -m benchmarks run

@@ -93,7 +93,7 @@ class Site:
         return self.client.call(ask)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     """A running cluster with the noop engine: what is tested is Serve, the gateway and the ledger."""
     if not (ROOT / ".cache" / "tierwise" / "models" / SMALL / "tokenizer.json").exists():

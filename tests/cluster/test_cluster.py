@@ -1,7 +1,6 @@
 """A cluster keeps its word while it grows and shrinks, loses a replica, a node and its head, and takes an update.
 
-The tests follow each other on one cluster; each leaves it as the next one needs it. Not in `make e2e` yet: all but the
-last three have passed.
+The tests follow each other on one cluster; each leaves it as the next one needs it.
 """
 
 import os
