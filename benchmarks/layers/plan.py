@@ -71,8 +71,8 @@ def is_on(profile: Mapping[str, Any], engine: str, switch: str) -> bool:
 
 
 def quick() -> list[Setting]:
-    """One start, on the profile's own engines: the rows that need no other one."""
-    return [Setting({}, FIRST_PLAYS)]
+    """One start: the rows that need no other one. Without prefix caching, or rows would find each other's prompts."""
+    return [Setting({engine: {"prefix_caching": False} for engine in ENGINES}, FIRST_PLAYS)]
 
 
 def laid(*layers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -71,6 +71,12 @@ def test_a_profile_gets_a_row_for_each_kernel_switch_that_it_has_on() -> None:
     assert "tier1.weights_format" not in flat(plan.settings(profile)[-1])
 
 
+def test_rows_on_one_start_find_nothing_that_an_earlier_row_left() -> None:
+    for setting in (*plan.quick(), *plan.settings(read_profile(CPU))):
+        held = {flat(setting)[f"{engine}.prefix_caching"] for engine in plan.ENGINES}
+        assert held == {False} or len(setting.plays) == 1
+
+
 def test_engines_are_rented_where_a_row_needs_them() -> None:
     profile = read_profile(CPU)
     first, *_, last = plan.settings(profile)
