@@ -81,7 +81,7 @@ def write_profile(folder: Path, changes: dict[str, dict[str, Any]]) -> tuple[Pat
     # Which draft a trained head takes is no matter of the paths tested here; who wants heads names them in `changes`.
     tree["policy"], tree["gate"] = {"default_threshold": 0.28}, {}
     for section, values in changes.items():
-        tree[section] = {**tree[section], **values}
+        tree[section] = {**tree.get(section, {}), **values}
     path = folder / "profile.yaml"
     path.write_text(yaml.safe_dump(tree))
     return path, gateway, standin

@@ -1,6 +1,7 @@
 """The whole embedded stack, real engines, through the openai SDK: every path, both ways of answering, to the token."""
 
 import asyncio
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -8,11 +9,20 @@ from typing import Any
 import httpx
 import pytest
 
-from routing.schema import AttemptKind, AttemptOutcome, DecisionReason, RequestOutcome, RequestRecord, Tier
-from tests.e2e.stack import RunningStack, running
+from routing.answers import answer_of
+from routing.head import Evidence, HeadKind, readable
+from routing.release import RELEASE_FILE
+from routing.schema import Api, AttemptKind, AttemptOutcome, DecisionReason, RequestOutcome, RequestRecord, Tier
+from routing.text import asked_text
+from serving.artefact import read_panel
+from tests.e2e.stack import ROOT, RunningStack, running
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
+HEADS = ROOT / "deploy" / "artefacts" / "embedded"
+REGISTRY = "registry"
+PRODUCT = "Compute the result. Answer with the number only.\n\n34 * 7"
+LAST_WORD = "Which is the last word? Answer with the word only.\n\nriver stone cloud garden"
 COLOURS = [{"role": "user", "content": "Name three primary colours."}]
 WEATHER = {
     "type": "function",
@@ -40,7 +50,8 @@ PERSON = {
 def stack(models: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     """One stack for the file. Pinned categories make each path certain, whatever the small router thinks."""
     policy = {"categories": {"chat": {"tier": "tier1"}, "translate": {"tier": "frontier"}}, "default_threshold": 0.0}
-    with running(tmp_path_factory.mktemp("stack"), policy=policy) as up:
+    folder = tmp_path_factory.mktemp("stack")
+    with running(folder, policy=policy, promotion={"registry": str(folder / REGISTRY), "poll_s": 0.2}) as up:
         yield up
 
 
@@ -256,7 +267,7 @@ def test_anthropic_provider_answers_from_a_real_messages_server(stack: RunningSt
     from pydantic import SecretStr
 
     from routing.cost import CostConfig
-    from routing.schema import Api, RequestedModel, RequestFeatures
+    from routing.schema import RequestedModel, RequestFeatures
     from serving.frontier.client import FrontierClient
     from serving.frontier.config import FrontierConfig, ProviderConfig
     from serving.tiers import Call
@@ -292,6 +303,14 @@ def test_anthropic_provider_answers_from_a_real_messages_server(stack: RunningSt
         assert counted.output_tokens > 0
 
 
+def test_frontier_of_the_embedded_profile_survives_a_seeded_prompt_of_several_steps(stack: RunningStack) -> None:
+    """vLLM 0.32 dies of it on CPUs, so the stand-in never sees a seed."""
+    long = [{"role": "user", "content": "word " * 900}]
+    for _ in range(2):
+        _, said, _ = ask(stack, False, model="frontier", messages=long, seed=11, temperature=1.0, max_tokens=4)
+        assert said["tier"] == Tier.FRONTIER
+
+
 def test_nothing_listens_beyond_loopback(stack: RunningStack) -> None:
     """Every listening socket of the stack's processes is on 127.0.0.1 or ::1."""
     import psutil
@@ -306,3 +325,53 @@ def test_nothing_listens_beyond_loopback(stack: RunningStack) -> None:
         if connection.status == psutil.CONN_LISTEN
     }
     assert addresses <= {"127.0.0.1", "::1"}, addresses
+
+
+@pytest.fixture
+def with_heads(stack: RunningStack) -> RunningStack:
+    """The same stack under a release that names the embedded heads: the last tests of the file, for it stays."""
+    heads = {"artefact": str(HEADS)}
+    overrides = {"policy": {**heads, "quality_target": 0.8}, "gate": heads}
+    registry = stack.output.parent / REGISTRY
+    registry.mkdir(exist_ok=True)
+    half = registry / ".part"
+    half.write_text(json.dumps({"stable": {"version": 1, "overrides": overrides}}))
+    half.replace(registry / RELEASE_FILE)
+    give_up = time.perf_counter() + 30
+    while not ask(stack, False, model="tier1", max_tokens=1)[1]["config_hash"].endswith(".r1"):
+        assert time.perf_counter() < give_up, "the release was not applied"
+    return stack
+
+
+def test_trained_router_head_decides_by_the_router_models_word(with_heads: RunningStack) -> None:
+    body = {"messages": [{"role": "user", "content": PRODUCT}]}
+    _, said, _ = ask(with_heads, False, **body, max_tokens=8)
+    row = with_heads.row(said["request_id"])
+    assert row.features is not None
+    assert row.decision is not None
+    assert row.decision.p_router is not None
+    evidence = Evidence(readable(asked_text(body, Api.CHAT)), row.features.category, p_router=row.decision.p_router)
+    expected = read_panel(HEADS, HeadKind.ROUTER).score(evidence)
+    assert expected.n_labels > 0
+    assert said["p_tier1_ok"] == pytest.approx(expected.p_tier1_ok, abs=1e-6)
+    assert row.decision.reason in (DecisionReason.SCORE_HIGH, DecisionReason.SCORE_LOW)
+
+
+def test_trained_gate_head_rules_on_the_drafts_own_logprobs(with_heads: RunningStack) -> None:
+    body = {"messages": [{"role": "user", "content": LAST_WORD}], "max_tokens": 12, "temperature": 0}
+    draft, _, _ = ask(with_heads, False, model="tier1", **body)
+    _, said, _ = ask(with_heads, False, **body)  # its category is pinned to tier 1, so there is a draft to judge
+    row = with_heads.row(said["request_id"])
+    assert row.verdict is not None
+    assert row.verdict.mean_logprob is not None
+    panel = read_panel(HEADS, HeadKind.GATE)
+    evidence = Evidence(
+        readable(asked_text(body, Api.CHAT)), "chat", draft, answer_of(draft),
+        mean_logprob=row.verdict.mean_logprob, worst_token_logprob=row.verdict.worst_token_logprob,
+    )  # fmt: skip
+    walk = panel.sequences(0.8)[-1]
+    expected = panel.score(evidence, walk.looks[0].reads).p_tier1_ok
+    assert row.verdict.p_accept == pytest.approx(expected, abs=1e-3)
+    threshold = walk.by_category["chat"].threshold
+    assert threshold is not None
+    assert row.verdict.accepted == (row.verdict.p_accept >= threshold)
