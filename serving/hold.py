@@ -96,9 +96,10 @@ class GatedDraft:
                 self._complete = True
             except (Tier1Failed, QueueFull, TimeoutError) as error:
                 booking.error = getattr(error, "code", "tier1_timeout")
-                if releasing and trace.released is not None:
+                if releasing and trace.released is not None and self._call.stream:
                     booking.outcome = AttemptOutcome.BROKEN
                     raise StreamBroken("tier 1 failed after part of its answer was sent; the answer is cut") from error
+                trace.take_back()  # a whole answer leaves in one piece at its end: nobody has seen anything of it
                 booking.outcome = AttemptOutcome.FAILED
                 if isinstance(error, QueueFull) and not self._config.spill_when_full:
                     raise

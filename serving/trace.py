@@ -130,6 +130,10 @@ class RequestTrace:
             self.released = time.perf_counter()
         return frame
 
+    def take_back(self) -> None:
+        """What was released has not reached the client and never will."""
+        self.released = self.served = None
+
     def booking(self, kind: AttemptKind) -> Booking | None:
         """The latest attempt of a kind, None when there was none."""
         return next((b for b in reversed(self.bookings) if b.kind is kind), None)

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from routing.schema import AttemptKind, AttemptOutcome, RejectReason, RequestOutcome, ToolCall
+from routing.schema import AttemptKind, AttemptOutcome, RejectReason, RequestOutcome, Tier, ToolCall
 from serving.errors import RouterFailed
 from tests.journey.conftest import StartGateway
 from tests.journey.gateway import Gateway
@@ -199,6 +199,22 @@ async def test_engine_cut_after_release_is_an_error_frame_and_no_done(start: Sta
         row = await g.row()
         assert row.outcome is RequestOutcome.BROKEN
         assert row.attempts[1].outcome is AttemptOutcome.BROKEN
+
+
+@pytest.mark.parametrize("hold", ["off", "prefix(2)"])
+async def test_engine_cut_while_a_whole_answer_is_gathered_is_replaced(start: StartGateway, hold: str) -> None:
+    """Fault 53: an answer that is not streamed leaves in one piece, so there is nothing to cut before its end."""
+    async with start(policy={"default_hold": hold}) as g:
+        g.tier1.script(Draft(text="one two three four five", error=BROKEN_ENGINE, fail_after=4))
+        g.upstream.script(ok("saved"))
+        reply = await g.chat()
+        assert reply.json()["choices"][0]["message"]["content"] == "saved"
+        assert reply.json()["tierwise"]["tier"] == Tier.FRONTIER
+        row = await g.row()
+        assert (row.outcome, row.served_tier) == (RequestOutcome.OK, Tier.FRONTIER)
+        assert row.attempts[1].outcome is AttemptOutcome.FAILED
+        assert row.verdict is not None
+        assert row.verdict.reasons == (RejectReason.TIER1_FAILED,)
 
 
 async def test_frontier_cut_after_release_is_an_error_frame_with_the_partial_tokens_billed(g: Gateway) -> None:
