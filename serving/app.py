@@ -19,7 +19,7 @@ from routing.release import Variant, marked
 from serving.adapters import read_adapters
 from serving.budgets import Budgets
 from serving.config import StackConfig, parse_config, with_overrides
-from serving.engine import RayRouter, RayTier1, engine_deployment
+from serving.engine import engine_deployment
 from serving.frontier.client import FrontierClient
 from serving.idempotency import IdempotencyStore
 from serving.ingress import build_app
@@ -31,6 +31,7 @@ from serving.ledger.lessons import LessonStore
 from serving.ledger.writer import Ledger
 from serving.load_exchange import LoadExchange, asks, forwarder_deployment
 from serving.loopback import keep_replica_on_loopback
+from serving.ray_tiers import RayRouter, RayTier1
 from serving.releases import Releases, Running
 from serving.spans import Spans
 from serving.stack import Stack, Tokenizer

@@ -22,7 +22,7 @@ from routing.gate import GateConfig
 from routing.policy import PolicyConfig
 from routing.schema import Record
 from serving.cascade import CascadeConfig, Sections
-from serving.engine import EngineConfig
+from serving.engine_config import EngineConfig
 from serving.errors import ConfigInvalid
 from serving.frontier.config import FrontierConfig
 from serving.hardware import HardwareConfig

@@ -1,121 +1,37 @@
-"""Our own engines on Ray Serve: one deployment class for tier 1 and the router, and the tiers that call it.
+"""Our own engines on Ray Serve: one deployment class for tier 1 and the router.
 
-`Engine` runs in the replica, next to the model; `RayTier1` and `RayRouter` run wherever the cascade does and hold a
-handle. vLLM is imported in the replica alone (serving/vllm_adapter.py).
+`Engine` runs in the replica, next to the model; the tiers that call it through a handle are in serving/ray_tiers.py.
+vLLM is imported in the replica alone (serving/vllm_adapter.py).
 """
 
 import asyncio
 import copy
-import json
 import math
 import os
 import time
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import asdict, replace
-from functools import cached_property
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any
 
 import ray
-from pydantic import Field, model_validator
 from ray import serve
-from ray.exceptions import RayTaskError
 from ray.serve.config import RequestRouterConfig
-from ray.serve.exceptions import BackPressureError
-from ray.serve.handle import DeploymentHandle
 
 from routing.cost import SharedClock
-from routing.schema import Record
 from serving.adapters import AdapterShelf
-from serving.errors import QueueFull, RouterFailed, StackError, Tier1Failed
+from serving.engine_config import EngineConfig
+from serving.errors import RouterFailed, Tier1Failed
 from serving.framing import Framer
 from serving.leash import Leash
 from serving.loopback import keep_replica_on_loopback
 from serving.noop import NoopEngine
 from serving.payloads import Adapter, DraftPayload, ScorePayload
-from serving.replica_board import ReplicaBoard, ReplicaRoutingConfig, routed_prompt, shared_board
 from serving.replica_router import KvAwareRouter
 from serving.router_prompt import RouterPrompts, encode
-from serving.tiers import Call, EngineStats, Frame, RouterScore
-from serving.vllm_settings import GIB, VllmSettings
-
-QUEUE_RETRY_AFTER_S = 1.0
-# Free ports of the address in VLLM_HOST_IP: the events carry the users' token ids. An address in place of the star
-# would make vLLM connect instead of listen.
-KV_EVENTS = json.dumps({"enable_kv_cache_events": True, "endpoint": "tcp://*:0", "replay_endpoint": "tcp://*:0"})
-
-
-class Autoscaling(Record):
-    """How many replicas Ray Serve runs, by the requests they are answering; `replicas` is not used then."""
-
-    min_replicas: int = Field(1, ge=0)
-    max_replicas: int = Field(ge=1)
-    target_ongoing_requests: float = Field(
-        gt=0, description="per replica; keep it under max_concurrent_requests, or queues grow before replicas do"
-    )
-    upscale_delay_s: float = Field(10, ge=0, description="load has to last that long")
-    downscale_delay_s: float = Field(600, ge=0, description="a model takes minutes to load: let go slowly")
-    look_back_period_s: float = Field(30, gt=10, description="load is its mean over so long; it is told every 10 s")
-
-    @model_validator(mode="after")
-    def _bounds_in_order(self) -> Self:
-        if self.min_replicas > self.max_replicas:
-            raise ValueError(f"min_replicas {self.min_replicas} is above max_replicas {self.max_replicas}")
-        return self
-
-
-class EngineConfig(VllmSettings):
-    """One of our own engines on Ray Serve: how many replicas, how much they admit, when they are unhealthy."""
-
-    engine: Literal["vllm", "noop"] = Field("vllm", description="noop: says nothing useful at once; for benchmarks")
-    noop_token_s: float = Field(0, ge=0, le=60, description="noop only: pause before each token")
-    replicas: int = Field(1, ge=1)
-    autoscaling: Autoscaling | None = None
-    drain_s: float = Field(
-        20, gt=0, description="a replica that is replaced or scaled away may finish its requests for so long"
-    )
-    max_queued_requests: int = Field(
-        32,
-        ge=1,
-        description="per caller; every request is queued first, so also the largest burst an idle engine takes",
-    )
-    num_gpus: float = Field(0, ge=0, description="per replica")
-    num_cpus: float = Field(0, ge=0, description="Ray's logical CPUs per replica; for placement only")
-    max_replicas_per_node: int | None = Field(
-        None, ge=1, le=100, description="what keeps one node from taking all; replicas without room wait for a node"
-    )
-    health_period_s: float = Field(2.0, gt=0, description="how often a dead engine is looked for")
-    probe_after_s: float = Field(15.0, gt=0, description="silence after which health means: generate one token")
-    probe_timeout_s: float = Field(20.0, gt=0, description="an engine that cannot do that in time is unhealthy")
-    replica_routing: ReplicaRoutingConfig = ReplicaRoutingConfig()
-
-    @property
-    def most_replicas(self) -> int:
-        """How many there may be at once."""
-        return self.replicas if self.autoscaling is None else self.autoscaling.max_replicas
-
-    def scaling(self) -> dict[str, Any]:
-        """Serve's deployment options for the number of replicas."""
-        if self.autoscaling is None:
-            return {"num_replicas": self.replicas}
-        return {"autoscaling_config": self.autoscaling.model_dump()}
-
-    @model_validator(mode="after")
-    def _whole_gpus_for_several(self) -> Self:
-        if self.tensor_parallel > 1 and self.num_gpus != self.tensor_parallel:
-            raise ValueError(f"tensor_parallel {self.tensor_parallel} needs num_gpus {self.tensor_parallel}")
-        return self
-
-    @property
-    def routes_by_cache(self) -> bool:
-        """Whether requests are led to the replica that holds their prefix; a single replica needs no choice."""
-        return self.most_replicas > 1 and self.prefix_caching and self.replica_routing.policy == "kv_aware"
-
-    def flags(self) -> dict[str, str | int | float | bool]:
-        """See VllmSettings; with several replicas each one publishes what its cache holds."""
-        events = {"kv_events_config": KV_EVENTS} if self.routes_by_cache and self.replica_routing.kv_events else {}
-        return events | super().flags()
+from serving.tiers import EngineStats, Frame, RouterScore
+from serving.vllm_settings import GIB
 
 
 class Engine:
@@ -256,7 +172,7 @@ class Engine:
 
 
 def engine_deployment(name: str, config: EngineConfig) -> serve.Application:
-    """The Serve application of one engine; `name` is the deployment's. Its handle goes into RayTier1 or RayRouter."""
+    """The Serve application of one engine; `name` is the deployment's. Its handle goes into a tier of ray_tiers.py."""
     return (
         serve.deployment(NoopEngine if config.engine == "noop" else Engine)
         .options(
@@ -289,177 +205,3 @@ def request_router(config: EngineConfig) -> RequestRouterConfig:
     if ":" in routing.policy:
         return RequestRouterConfig(request_router_class=routing.policy)
     return RequestRouterConfig()
-
-
-class Methods:
-    """The methods of an `Engine` deployment, each a handle of its own that is made once.
-
-    On first use, not before: Serve binds a handle to the event loop that is running when its options are set. What
-    crosses is plain records, so C's pickle does; Serve's default, cloudpickle, takes more than twice as long.
-    """
-
-    def __init__(self, handle: DeploymentHandle) -> None:
-        self._handle = handle
-
-    def _method(self, name: str, stream: bool = False) -> DeploymentHandle:
-        return self._handle.options(
-            method_name=name, stream=stream, request_serialization="pickle", response_serialization="pickle"
-        )
-
-    @cached_property
-    def draft(self) -> DeploymentHandle:
-        """Engine.draft; a stream of frames."""
-        return self._method("draft", stream=True)
-
-    @cached_property
-    def score(self) -> DeploymentHandle:
-        """Engine.score."""
-        return self._method("score")
-
-    @cached_property
-    def probe(self) -> DeploymentHandle:
-        """Engine.probe."""
-        return self._method("probe")
-
-    @cached_property
-    def stats(self) -> DeploymentHandle:
-        """Engine.stats."""
-        return self._method("stats")
-
-
-class RayTier1:
-    """tiers.DraftEngine over a handle of an `Engine` deployment."""
-
-    def __init__(self, handle: DeploymentHandle, config: EngineConfig) -> None:
-        self.model = config.model
-        self.max_context_tokens = config.max_context_tokens
-        self._handle, self._engine = handle, Methods(handle)
-        self.board = (
-            shared_board(handle.app_name, handle.deployment_name, config.replica_routing)
-            if config.routes_by_cache
-            else None
-        )
-
-    async def draft(self, call: Call) -> AsyncGenerator[Frame, None]:
-        """See tiers.DraftEngine."""
-        payload = DraftPayload(
-            call.api,
-            dict(call.body),
-            call.request_id,
-            call.prompt_token_ids,
-            call.cache_salt,
-            call.stream,
-            call.session_id,
-            call.adapter,
-        )
-        frames = self._generate(payload) if self.board is None else self._chosen(payload, self.board)
-        async with aclosing(frames):
-            async for frame in frames:
-                yield frame
-
-    async def _chosen(self, payload: DraftPayload, board: ReplicaBoard) -> AsyncGenerator[Frame, None]:
-        """Tell the board what becomes of the request, and the caller how its replica was chosen."""
-        board.expect(routed_prompt(payload))
-        told = prefilled = False
-        try:
-            async with aclosing(self._generate(payload)) as frames:
-                async for frame in frames:
-                    if not prefilled and (frame.n_tokens or frame.text or frame.usage):
-                        prefilled = True
-                        board.prefilled(payload.request_id)
-                    if told:
-                        yield frame
-                    else:
-                        told = True
-                        yield replace(frame, replica_choice=board.choice(payload.request_id))
-        finally:
-            board.release(payload.request_id)
-
-    async def _generate(self, payload: DraftPayload) -> AsyncGenerator[Frame, None]:
-        frames = self._engine.draft.remote(payload)
-        ended = False
-        try:
-            async for frame in frames:
-                yield frame
-            ended = True
-        except asyncio.CancelledError as error:
-            raise_if_ours(error)
-            raise Tier1Failed("the replica gave the request up") from error
-        except Exception as error:
-            ended = True
-            raise from_ray(error, Tier1Failed) from error
-        finally:
-            if not ended:
-                frames.cancel()
-
-    async def load_adapter(self, adapter: Adapter) -> str | None:
-        """See tiers.DraftEngine."""
-        try:
-            said = await self._handle.broadcast("load_adapter", adapter).results_async()
-        except Exception as error:
-            raise from_ray(error, Tier1Failed) from error
-        return next((why for why in said if why is not None), None)
-
-    async def probe(self) -> None:
-        """See tiers.DraftEngine."""
-        await called(self._engine.probe.remote(), Tier1Failed)
-
-    async def stats(self) -> EngineStats:
-        """See tiers.DraftEngine."""
-        return cast(EngineStats, await called(self._engine.stats.remote(), Tier1Failed))
-
-
-class RayRouter:
-    """tiers.RouterModel over a handle of an `Engine` deployment."""
-
-    def __init__(self, handle: DeploymentHandle, config: EngineConfig) -> None:
-        self.model = config.model
-        self._engine = Methods(handle)
-
-    async def score(self, call: Call) -> RouterScore:
-        """See tiers.RouterModel."""
-        payload = ScorePayload(f"{call.request_id}-score", call.prompt_token_ids, call.cache_salt)
-        return cast(RouterScore, await called(self._engine.score.remote(payload), RouterFailed))
-
-    async def judge(self, call: Call, draft: str) -> RouterScore:
-        """See tiers.RouterModel."""
-        payload = ScorePayload(f"{call.request_id}-judge", call.prompt_token_ids, call.cache_salt, draft)
-        return cast(RouterScore, await called(self._engine.score.remote(payload), RouterFailed))
-
-    async def probe(self) -> None:
-        """See tiers.RouterModel."""
-        await called(self._engine.probe.remote(), RouterFailed)
-
-    async def stats(self) -> EngineStats:
-        """See tiers.RouterModel."""
-        return cast(EngineStats, await called(self._engine.stats.remote(), RouterFailed))
-
-
-async def called(response: Awaitable[Any], failed: type[StackError]) -> Any:
-    """Await a handle call; cancelling the caller cancels the call. Raises ours for Ray's errors."""
-    try:
-        return await response
-    except asyncio.CancelledError as error:
-        response.cancel()  # type: ignore[attr-defined]  # Ray's response, no plain awaitable
-        raise_if_ours(error)
-        raise failed("the replica gave the request up") from error
-    except Exception as error:
-        raise from_ray(error, failed) from error
-
-
-def raise_if_ours(error: asyncio.CancelledError) -> None:
-    """Let a cancellation of this task through; Ray raises the same class when a replica drops a request as it stops."""
-    task = asyncio.current_task()
-    if task is None or task.cancelling():
-        raise error
-
-
-def from_ray(error: Exception, failed: type[StackError]) -> StackError:
-    """Our error for what came out of a handle: the one the replica raised, QueueFull, or `failed`."""
-    cause = error.cause if isinstance(error, RayTaskError) else error
-    if isinstance(cause, StackError):
-        # A probe of the shared class says Tier1Failed; whoever asked the router hears RouterFailed.
-        return failed(cause.message) if isinstance(cause, Tier1Failed) and failed is not Tier1Failed else cause
-    if isinstance(cause, BackPressureError):
-        return QueueFull("every place in the queue is taken; try again soon", retry_after_s=QUEUE_RETRY_AFTER_S)
-    return failed(f"the replica failed: {type(cause).__name__}")

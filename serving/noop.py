@@ -17,7 +17,7 @@ from serving.loopback import keep_replica_on_loopback
 from serving.tiers import EngineStats, Frame, RouterScore
 
 if TYPE_CHECKING:
-    from serving.engine import EngineConfig
+    from serving.engine_config import EngineConfig
 
 WORD = " word"
 DEFAULT_TOKENS = 16

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from routing.model_shape import BF16_BYTES, FP8_BYTES, ModelShape
 from routing.schema import Record
 from serving.config import StackConfig
-from serving.engine import EngineConfig
+from serving.engine_config import EngineConfig
 from serving.errors import ConfigInvalid, DoesNotFit
 from serving.hardware import HardwareConfig
 from serving.vllm_settings import GIB, VllmSettings

@@ -1,6 +1,6 @@
 """What a tier is to the cascade: one call in, frames out.
 
-The Ray-backed tiers (serving/engine.py), the frontier client (serving/frontier/) and the scripted tiers of the
+The Ray-backed tiers (serving/ray_tiers.py), the frontier client (serving/frontier/) and the scripted tiers of the
 journey tests implement the same three protocols, so `cascade.py` is the same code in production and under test.
 """
 

@@ -11,7 +11,7 @@ from benchmarks.lab import DEPLOYMENT_KEYS, Labs, lab_profile, real_tier1
 from benchmarks.replicas_live import BLOCK_TOKENS
 from benchmarks.section import Plan
 from serving.config import load_config
-from serving.engine import EngineConfig
+from serving.engine_config import EngineConfig
 from serving.vllm_settings import VllmSettings
 
 TINY: dict[str, Any] = {

@@ -25,8 +25,10 @@ import pytest
 import pytest_asyncio
 
 from routing.schema import Api, RequestedModel, RequestFeatures
-from serving.engine import EngineConfig, EngineStats, RayTier1, engine_deployment
-from serving.tiers import Call, Frame
+from serving.engine import engine_deployment
+from serving.engine_config import EngineConfig
+from serving.ray_tiers import RayTier1
+from serving.tiers import Call, EngineStats, Frame
 
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / ".cache" / "tierwise" / "models"

@@ -13,9 +13,11 @@ import pytest_asyncio
 from benchmarks.tiny_model import write_model
 from routing.schema import ReplicaMode
 from serving.adapters import read_adapter
-from serving.engine import EngineConfig, RayTier1, engine_deployment
+from serving.engine import engine_deployment
+from serving.engine_config import EngineConfig
 from serving.errors import Tier1Failed
 from serving.payloads import Adapter
+from serving.ray_tiers import RayTier1
 from serving.replica_board import ReplicaBoard
 from serving.tiers import Call, Frame
 from serving.vllm_settings import LoraSettings

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from serving.engine import EngineStats, RayTier1
 from serving.errors import QueueFull
-from serving.tiers import Call, Frame
+from serving.ray_tiers import RayTier1
+from serving.tiers import Call, EngineStats, Frame
 from tests.e2e.conftest import END_TO_END, TIER1, until_idle
 
 pytestmark = END_TO_END

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from routing.schema import Api
-from serving.engine import RayTier1
 from serving.errors import ContextLengthExceeded, InvalidRequest
+from serving.ray_tiers import RayTier1
 from serving.tiers import Call, Frame
 from tests.e2e.conftest import END_TO_END, TIER1, chat_ids, collect
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from serving.engine import RayTier1
 from serving.errors import Tier1Failed
+from serving.ray_tiers import RayTier1
 from serving.tiers import Call
 from tests.e2e.conftest import END_TO_END, collect
 

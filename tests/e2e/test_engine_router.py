@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from routing.schema import Api
-from serving.engine import RayRouter, RayTier1
+from serving.ray_tiers import RayRouter, RayTier1
 from serving.router_prompt import RouterPrompts
 from serving.tiers import Call
 from tests.e2e.conftest import END_TO_END, TIER1, collect

@@ -26,9 +26,11 @@ import zmq.asyncio
 from benchmarks.tiny_model import write_model
 from routing.kv_blocks import BlockIndex, ExactBlocks, block_keys, root_key
 from routing.schema import ReplicaMode
-from serving.engine import EngineConfig, RayTier1, engine_deployment
+from serving.engine import engine_deployment
+from serving.engine_config import EngineConfig
 from serving.errors import Tier1Failed
 from serving.kv_events import KvFollower, KvSource
+from serving.ray_tiers import RayTier1
 from serving.replica_board import ReplicaBoard
 from serving.tiers import Call, Frame
 from serving.vllm_settings import GIB

@@ -26,7 +26,7 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.metrics.stats import IterationStats, PrefixCacheStats, SchedulerStats
 
 from routing.schema import Api
-from serving.engine import EngineConfig
+from serving.engine_config import EngineConfig
 from serving.vllm_adapter import (
     Evidence,
     LoadMeter,
