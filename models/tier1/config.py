@@ -47,7 +47,11 @@ class TrainingConfig(Record):
     save_every_steps: int = Field(25, ge=1)
     eval_ratio: float = Field(0.05, ge=0, lt=1, description="share of questions kept for the evaluation loss")
     gradient_checkpointing: bool = False
-    group_by_length: bool = Field(True, description="SFT: batches of like length, so that less of a step is padding")
+    group_by_length: bool = Field(
+        False,
+        description="SFT: batches of like length, so that less of a step is padding. Where length tells the kind of"
+        " task, a step then sees one kind alone, and steps undo each other",
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads; None: torch's own choice")
     seed: int = 0
 

@@ -73,6 +73,8 @@ def train(
     resumed = get_last_checkpoint(str(out / CHECKPOINTS)) if (out / CHECKPOINTS).is_dir() else None
     if resumed is not None:
         log.info("going on from %s", resumed)
+    # What the base has; without it nobody sees that a training made it worse.
+    trainer.args.eval_on_start = bool(held) and resumed is None
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=resumed)
     if held and not any("eval_loss" in row for row in trainer.state.log_history[-2:]):
@@ -94,6 +96,7 @@ def train(
         "duration_s": round(time.perf_counter() - began, 1),
         "train_loss_first": next((row["loss"] for row in history if "loss" in row), None),
         "train_loss_last": next((row["loss"] for row in reversed(history) if "loss" in row), None),
+        "eval_loss_first": next((row["eval_loss"] for row in history if "eval_loss" in row), None),
         "eval_loss": next((row["eval_loss"] for row in reversed(history) if "eval_loss" in row), None),
         "history": [
             {key: row[key] for key in ("step", "loss", "eval_loss", "learning_rate") if key in row} for row in history

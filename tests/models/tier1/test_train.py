@@ -72,7 +72,7 @@ def config(base: Path, **changed: object) -> TrainingConfig:
 def test_sft_lowers_the_loss_and_writes_an_adapter_that_answers(base: Path, tmp_path: Path) -> None:
     summary = train(config(base, max_steps=30), examples(), tmp_path)
     assert summary["train_loss_last"] < summary["train_loss_first"] - 0.2  # nats; embeddings stay random
-    assert summary["eval_loss"] is not None
+    assert summary["eval_loss"] < summary["eval_loss_first"]  # the first is the base's own
     assert (tmp_path / "adapter_model.safetensors").stat().st_size > 0
     assert json.loads((tmp_path / "adapter_config.json").read_text())["r"] == 16
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
@@ -120,6 +120,7 @@ def test_interrupted_training_goes_on_from_its_checkpoint(base: Path, tmp_path: 
     assert summary["steps"] == 12
     history = json.loads((tmp_path / "training.json").read_text())["history"]
     assert [row["step"] for row in history if "loss" in row] == [5, 10]  # one curve, not two
+    assert [row["step"] for row in history if "eval_loss" in row] == [0, 6, 12]
 
 
 def test_time_limit_ends_with_a_checkpoint(base: Path, tmp_path: Path) -> None:
