@@ -1,6 +1,7 @@
 """`python -m benchmarks flywheel`: one turn on real engines, with before and after. What `make flywheel-demo` runs."""
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
@@ -28,15 +29,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quality-target", type=float, default=0.8, help="share of the frontier's quality to keep")
     parser.add_argument("--margin", type=float, default=0.05, help="quality that a category may lose (0..1)")
     parser.add_argument("--seed", type=int, default=0, help="of the questions")
+    parser.add_argument("--files", type=Path, metavar="DIR", help="keep registry, heads, labels and ledger there")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help=f"flywheel.json and .png ({RESULTS})")
 
 
 def run(args: argparse.Namespace) -> int:
     """Turn once, print both tables and what the gate said; 1 when a step failed."""
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="tierwise-flywheel-") as files:
+    with contextlib.ExitStack() as stack:
+        files = args.files or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tierwise-flywheel-")))
+        if files.is_dir() and any(files.iterdir()):
+            print(f"error: --files {files} is not empty: a turn begins with a ledger of its own", file=sys.stderr)
+            return 2
+        files.mkdir(parents=True, exist_ok=True)
         plan = Plan(
-            args.profile, args.adapter, Path(files), args.per_kind_test, args.per_kind_labels,
+            args.profile, args.adapter, files.resolve(), args.per_kind_test, args.per_kind_labels,
             args.quality_target, args.margin, args.seed,
         )  # fmt: skip
         try:
@@ -45,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"error: {error}", file=sys.stderr)
             return 1
     found["took_s"] = round(time.perf_counter() - began, 1)
-    settings = {name: value for name, value in vars(args).items() if name not in ("out", "name")}
+    settings = {name: value for name, value in vars(args).items() if name not in ("out", "name", "files")}
     card = make_card(settings, {"adapter": str(args.adapter)}, args.seed)
     print(report(found))
     args.out.mkdir(parents=True, exist_ok=True)
