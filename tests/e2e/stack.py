@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,13 +42,19 @@ class RunningStack:
 
     def row(self, request_id: str, within_s: float = 20) -> RequestRecord:
         """The ledger's row of a request, as soon as it is written."""
+        return self._row(lambda row: row.request_id == request_id, within_s)
+
+    def next_row(self, earlier: Collection[str], within_s: float = 20) -> RequestRecord:
+        """The first row of a request that is not among the earlier ones, as soon as it is written."""
+        return self._row(lambda row: row.request_id not in earlier, within_s)
+
+    def _row(self, wanted: Callable[[RequestRecord], bool], within_s: float) -> RequestRecord:
         give_up = time.perf_counter() + within_s
         while time.perf_counter() < give_up:
-            for row in self.ledger.latest(50):
-                if row.request_id == request_id:
-                    return row
+            if (row := next(filter(wanted, self.ledger.latest(50)), None)) is not None:
+                return row
             time.sleep(0.05)
-        raise AssertionError(f"no ledger row of {request_id} within {within_s} s")
+        raise AssertionError(f"no such row in the ledger within {within_s} s")
 
     def metric(self, name: str, url: str | None = None) -> float:
         """The sum over all series of one metric whose text form begins with `name`."""

@@ -245,9 +245,10 @@ async def test_a_client_that_leaves_frees_the_engine_within_a_second(stack: Runn
     """vLLM's own running gauge is back at 0; the row says cancelled and bills what was made."""
     story = [{"role": "user", "content": "Tell me a very long story about a lighthouse keeper and her brother."}]
     body = {"model": "tier1" if released else "auto", "messages": story, "max_tokens": 2000, "stream": True}
+    earlier = {row.request_id for row in await asyncio.to_thread(stack.ledger.latest, 50)}
     await cancel_when(stack, body, released)
     assert await until(lambda: stack.engine("tier1", "running") == 0) <= 1.0
-    row = (await asyncio.to_thread(stack.ledger.latest, 1))[0]
+    row = await asyncio.to_thread(stack.next_row, earlier)  # nobody was told its id
     assert row.outcome is RequestOutcome.CANCELLED
     draft = next(a for a in row.attempts if a.kind is AttemptKind.DRAFT)
     assert draft.outcome is AttemptOutcome.CANCELLED
