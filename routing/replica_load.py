@@ -16,9 +16,10 @@ from routing.replicas import ReplicaState
 LOAD_HALF_LIFE_S = 120.0
 # Prefill speed moves with the batch, not with the minute: about the last 200 requests count.
 RATE_HALF_LIFE_REQUESTS = 140
-# A replica's own slowdown is believed after a few requests and forgotten after some dozens.
-SLOWDOWN_HALF_LIFE_REQUESTS = 35
-SLOWDOWN_PRIOR_REQUESTS = 4.0
+# A replica's own slowdown is believed after some dozens of requests: replicas that share cores differ by chance, and
+# each time prefixes would move after it. Shorter ones cost hits in every closed loop simulated (benchmarks/LOG.md).
+SLOWDOWN_HALF_LIFE_REQUESTS = 70
+SLOWDOWN_PRIOR_REQUESTS = 20.0
 # No single request counts as slower or faster than this: an engine's first prompts take seconds.
 MAX_SLOWDOWN = 8.0
 # Until measured: one imagined request of this speed and length. Wrong by far on most hardware, and soon outweighed.
