@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 PROFILE ?= deploy/profiles/cpu.yaml
-ADAPTER ?= .cache/tierwise/adapter
+ADAPTER ?= deploy/artefacts/lora-1
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes
 PEERS := 'litellm[proxy]==1.106.2' vllm-router==0.1.17 sglang-router==0.3.2

@@ -66,6 +66,13 @@ class ModelShape(Record):
         """Bytes of the loaded weights; linear_bytes: of one parameter of the matrices, FP8_BYTES when quantised."""
         return linear_bytes * self.linear_parameters + BF16_BYTES * (self.embedding_parameters + self.other_parameters)
 
+    def lora_bytes(self, rank: int) -> int:
+        """Bytes of one bfloat16 LoRA adapter of that rank on every matrix: (in + out) * rank numbers each."""
+        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        attention = 2 * (self.hidden + q) + 2 * (self.hidden + kv)
+        mlp = 3 * (self.hidden + self.intermediate) * max(1, self.experts)
+        return BF16_BYTES * rank * self.layers * (attention + mlp)
+
     def kv_bytes_per_token(self, value_bytes: int = BF16_BYTES, tensor_parallel: int = 1) -> int:
         """Bytes of one token's keys and values on each of tensor_parallel GPUs, which hold one KV head or more."""
         return 2 * self.layers * -(-self.kv_heads // tensor_parallel) * self.head_dim * value_bytes

@@ -17,7 +17,7 @@ from serving.config import StackConfig
 from serving.engine_config import EngineConfig
 from serving.errors import ConfigInvalid, DoesNotFit
 from serving.hardware import HardwareConfig
-from serving.vllm_settings import GIB, VllmSettings
+from serving.vllm_settings import GIB, LoraSettings, VllmSettings
 from serving.weights import ROOT, cache_dir
 
 CATALOG = ROOT / "models" / "catalog.yaml"
@@ -49,6 +49,7 @@ class EngineBudget(Record):
     replicas: int = Field(ge=0, description="at most")
     gpus: float = Field(ge=0, description="per replica; 0: a CPU engine")
     weights_gib: float
+    adapters_gib: float = Field(description="places for LoRA adapters, empty or not")
     kv_gib: float = Field(description="negative: that much is missing")
     activations_gib: float
     runtime_gib: float
@@ -61,7 +62,7 @@ class EngineBudget(Record):
     @property
     def total_gib(self) -> float:
         """Everything."""
-        return self.weights_gib + self.kv_gib + self.activations_gib + self.runtime_gib
+        return self.weights_gib + self.adapters_gib + self.kv_gib + self.activations_gib + self.runtime_gib
 
     def concurrency(self, length_tokens: int) -> int | None:
         """Requests of that length, prompt and answer, that one replica runs at once; None: longer than its context."""
@@ -102,6 +103,7 @@ def engine_budget(name: str, shape: ModelShape, section: VllmSettings, hardware:
     weights = shape.weights_bytes(FP8_BYTES if section.weights_format == "fp8" else BF16_BYTES) / tensor_parallel / GIB
     kv_value_bytes = BF16_BYTES if section.kv_cache_format == "auto" else FP8_BYTES
     token_bytes = shape.kv_bytes_per_token(kv_value_bytes, tensor_parallel)
+    adapters = 0.0 if section.lora is None else adapter_bytes(shape, section.lora, on_gpu=gpus > 0) / GIB
     activations = runtime = 0.0
     allowed: float | None = None
     if gpus:
@@ -113,7 +115,7 @@ def engine_budget(name: str, shape: ModelShape, section: VllmSettings, hardware:
     if section.kv_cache_gib is not None:
         kv = section.kv_cache_gib
     elif allowed is not None:
-        kv = allowed - weights - activations - runtime
+        kv = allowed - weights - adapters - activations - runtime
     else:
         raise ConfigInvalid(f"{name} runs on a CPU: set {name}.kv_cache_gib, an engine there cannot tell what is free")
     block_tokens = section.block_size_tokens or (GPU_BLOCK_TOKENS if gpus else CPU_BLOCK_TOKENS)
@@ -124,6 +126,7 @@ def engine_budget(name: str, shape: ModelShape, section: VllmSettings, hardware:
         replicas=section.most_replicas if isinstance(section, EngineConfig) else 1,
         gpus=gpus,
         weights_gib=weights,
+        adapters_gib=adapters,
         kv_gib=kv,
         activations_gib=activations,
         runtime_gib=runtime,
@@ -144,6 +147,15 @@ def activation_bytes(shape: ModelShape, section: VllmSettings) -> float:
     step_tokens = section.step_tokens or STEP_TOKENS
     per_token = (2 * shape.intermediate / section.tensor_parallel + 4 * shape.hidden) * BF16_BYTES
     return step_tokens * per_token + section.max_concurrent_requests * 2 * shape.vocabulary * 4
+
+
+def adapter_bytes(shape: ModelShape, lora: LoraSettings, on_gpu: bool) -> int:
+    """What vLLM sets aside for adapters of the largest rank: the active ones, and on a CPU the loaded ones beside them.
+
+    Of a GPU the loaded ones lie in host memory. Tensor parallelism is not counted: every GPU keeps one half whole.
+    """
+    places = lora.max_active + (0 if on_gpu else lora.max_loaded)
+    return places * shape.lora_bytes(lora.max_rank)
 
 
 def misfits(engines: tuple[EngineBudget, ...], hardware: HardwareConfig | None) -> list[str]:
@@ -167,7 +179,7 @@ def misfits(engines: tuple[EngineBudget, ...], hardware: HardwareConfig | None) 
         return reasons
     if (wanted := sum(engine.gpus * engine.replicas for engine in engines)) > hardware.gpus + 1e-9:
         reasons.append(f"hardware: at their largest the engines need {wanted:g} GPUs, hardware.gpus is {hardware.gpus}")
-    on_host = sum((e.weights_gib + e.kv_gib) * e.replicas for e in engines if not e.gpus)
+    on_host = sum((e.weights_gib + e.adapters_gib + e.kv_gib) * e.replicas for e in engines if not e.gpus)
     if hardware.memory_gib is not None and on_host > hardware.memory_gib:
         reasons.append(
             f"hardware: weights and KV caches on CPUs take {on_host:.1f} GiB of {hardware.memory_gib:g} GiB of memory"
@@ -243,6 +255,7 @@ def plan_lines(plan: Plan, lengths_tokens: tuple[int, ...] = LENGTHS_TOKENS) -> 
         ("replicas, at most", [str(engine.replicas) for engine in engines]),
         ("GPUs per replica", [f"{engine.gpus:g}" for engine in engines]),
         ("weights, GiB", [f"{engine.weights_gib:.2f}" for engine in engines]),
+        *adapter_rows(engines),
         ("KV cache, GiB", [f"{engine.kv_gib:.2f}" for engine in engines]),
         ("activations, GiB (estimate)", [on_gpu(engine, engine.activations_gib) for engine in engines]),
         ("runtime, GiB (estimate)", [on_gpu(engine, engine.runtime_gib) for engine in engines]),
@@ -265,6 +278,12 @@ def plan_lines(plan: Plan, lengths_tokens: tuple[int, ...] = LENGTHS_TOKENS) -> 
         lines.append(f"\nworked out for {hardware.name}{gpu}")
     lines.append("per replica, and on each of its GPUs; requests at once also obey max_concurrent_requests")
     return "\n".join(lines) + "\n"
+
+
+def adapter_rows(engines: tuple[EngineBudget, ...]) -> list[tuple[str, list[str]]]:
+    """The row of the adapters, where an engine takes any."""
+    cells = [f"{engine.adapters_gib:.2f}" if engine.adapters_gib else "-" for engine in engines]
+    return [("adapters, GiB", cells)] if any(engine.adapters_gib for engine in engines) else []
 
 
 def on_gpu(engine: EngineBudget, gib: float) -> str:

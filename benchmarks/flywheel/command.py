@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--per-kind-test", type=int, default=10, help="questions of each kind to serve before and after"
     )
-    parser.add_argument("--per-kind-labels", type=int, default=10, help="of each kind to train heads, and to judge")
+    parser.add_argument("--per-kind-labels", type=int, default=20, help="of each kind to train heads, and to judge")
     parser.add_argument("--quality-target", type=float, default=0.8, help="share of the frontier's quality to keep")
     parser.add_argument("--margin", type=float, default=0.05, help="quality that a category may lose (0..1)")
     parser.add_argument("--seed", type=int, default=0, help="of the questions")

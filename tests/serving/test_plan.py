@@ -11,8 +11,8 @@ import yaml
 from serving.__main__ import main
 from serving.config import SECRET, StackConfig, load_config
 from serving.errors import ConfigInvalid, DoesNotFit
-from serving.plan import CATALOG, EngineBudget, plan, plan_lines, shape_from_config, shape_of
-from serving.vllm_settings import GIB, VllmSettings
+from serving.plan import CATALOG, EngineBudget, Plan, engine_budget, plan, plan_lines, shape_from_config, shape_of
+from serving.vllm_settings import GIB, LoraSettings, VllmSettings
 
 PROFILES = Path(__file__).resolve().parents[2] / "deploy" / "profiles"
 ON_ONE_GPU = ["gpu-24g", "gpu-80g", "gpu-141g"]
@@ -97,8 +97,8 @@ def test_kv_cache_takes_what_the_rest_leaves_when_it_is_not_set(tmp_path: Path) 
 @pytest.mark.parametrize(("length", "at_once"), [(1, 3), (32, 3), (33, 2), (49, 1), (100, 1), (101, None)])
 def test_requests_at_once_obey_blocks_context_and_the_limit(length: int, at_once: int | None) -> None:
     budget = EngineBudget(
-        name="tier1", model="m", replicas=1, gpus=1, weights_gib=1, kv_gib=1, activations_gib=0, runtime_gib=0,
-        allowed_gib=4, block_tokens=16, kv_tokens=112, max_context_tokens=100, max_concurrent_requests=3,
+        name="tier1", model="m", replicas=1, gpus=1, weights_gib=1, adapters_gib=0, kv_gib=1, activations_gib=0,
+        runtime_gib=0, allowed_gib=4, block_tokens=16, kv_tokens=112, max_context_tokens=100, max_concurrent_requests=3,
     )  # fmt: skip
     assert budget.concurrency(length) == at_once
 
@@ -205,3 +205,23 @@ def test_command_refuses_with_status_2(
 
 def test_profile_without_engines_of_weights_says_so(tmp_path: Path) -> None:
     assert "no engine" in plan_lines(plan(changed("noop", tmp_path)))
+
+
+def test_places_for_adapters_leave_less_for_the_cache(tmp_path: Path) -> None:
+    config = changed("gpu-80g", tmp_path)
+    assert config.tier1 is not None
+    whole = config.tier1.model_copy(update={"num_gpus": 1, "kv_cache_gib": None})
+    lora = whole.model_copy(update={"lora": LoraSettings(max_rank=16, max_active=2)})
+    shape = shape_of(whole)
+    without, adapted = (engine_budget("tier1", shape, section, config.hardware) for section in (whole, lora))
+    assert without.adapters_gib == 0
+    assert adapted.adapters_gib == pytest.approx(2 * shape.lora_bytes(16) / GIB)
+    assert adapted.kv_gib == pytest.approx(without.kv_gib - adapted.adapters_gib)
+    assert "adapters, GiB" in plan_lines(Plan((adapted,), config.hardware))
+    assert "adapters" not in plan_lines(Plan((without,), config.hardware))
+
+
+def test_adapters_on_a_cpu_lie_in_memory_twice(tmp_path: Path) -> None:
+    engines = plan(changed("cpu", tmp_path, tier1={"lora": {"max_rank": 8, "max_active": 1, "max_loaded": 3}})).engines
+    tier1 = next(engine for engine in engines if engine.name == "tier1")
+    assert tier1.adapters_gib == pytest.approx(4 * 2 * 4_399_104 / GIB)  # as many numbers as the shipped adapter has
