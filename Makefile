@@ -6,7 +6,7 @@ PROFILE ?= deploy/profiles/cpu.yaml
 ADAPTER ?= deploy/artefacts/lora-1
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes
-PEERS := 'litellm[proxy]==1.106.2' vllm-router==0.1.17 sglang-router==0.3.2
+PEERS := 'litellm[proxy]==1.106.2' vllm-router==0.1.17 sglang-router==0.3.2 ai-dynamo-runtime==1.6.1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup weights serve test check lint types contracts unit e2e bench bench-layers bench-quick bench-gpu bench-peers flywheel-demo golden lock clean

@@ -238,6 +238,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host-load-tokens-per-s", type=float, default=200_000.0, help="host memory to GPU (200,000)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--aims", action="store_true", help="instead: one table of the routing aims, measured here")
+    parser.add_argument("--mocker", type=Path, help="a Python that has ai-dynamo-runtime: also Dynamo's own mocker")
     parser.add_argument("--plot", type=Path, help="also draw TTFT against hits, one point per policy (PNG, SVG)")
     add_live_arguments(parser.add_argument_group("on running engines instead of a trace"))
 
@@ -286,6 +287,15 @@ def run(args: argparse.Namespace) -> int:
         "ceilings": {"pooled_lru_hit_rate": pooled, "infinite_hit_rate": infinite},
         "rows": [asdict(row) for row in rows],
     }
+    if args.mocker:
+        from benchmarks.replica_mocker import print_references, references  # noqa: PLC0415 - it needs this module's rows
+
+        try:
+            found = references(args.mocker, args.trace, args.limit, args.speed, setup, rows)
+        except RuntimeError as error:
+            raise SystemExit(str(error)) from error
+        print_references(found)
+        document["mocker"] = [asdict(reference) for reference in found]
     if args.plot:
         plot(rows, pooled, args.plot)
     print(json.dumps(document))
