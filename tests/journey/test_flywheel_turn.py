@@ -34,6 +34,12 @@ from tests.serving.lora_files import write_adapter
 
 KINDS = ("arithmetic", "units", "tickets", "strings", "dates", "lookup")
 N_TEST, N_LABELS = 4, 20
+# The commands of a turn train in the gateway's own loop and stop it for as long: that is no fault of a tier.
+PATIENT = {
+    "frontier": {"ttft_timeout_s": 30.0, "idle_timeout_s": 30.0},
+    "draft": {"first_token_timeout_s": 30.0, "idle_timeout_s": 30.0, "judge_timeout_s": 30.0},
+    "cascade": {"router_timeout_s": 30.0},
+}
 QUESTIONS = {split: tasks(split) for split in (Split.TEST, Split.TRAIN, Split.CALIBRATION)}
 ANSWERS = {task.prompt: target_of(task.verifier.model_dump()) or "" for made in QUESTIONS.values() for task in made}
 
@@ -99,6 +105,7 @@ async def turned(tmp_path: Path, tier1: Learner, margin: float = 0.05) -> tuple[
         sections = {
             "promotion": {"registry": str(files / "registry"), "poll_s": 0.05},
             "policy": {"default_threshold": 0.5},
+            **PATIENT,
         }
         (files / "profile.yaml").write_text(
             yaml.safe_dump(json.loads(journey_config(tmp_path, upstream, **sections).model_dump_json()))
