@@ -18,16 +18,8 @@ from benchmarks.client import Sample, new_session, request
 from benchmarks.dummy_weights import weights_or_shape
 from benchmarks.figures import Slo
 from benchmarks.gateway import process
-from benchmarks.replicas_live import (
-    SHAPE,
-    START_TIMEOUT_S,
-    TOKENIZER,
-    Target,
-    engines,
-    free_port,
-    until_answers,
-)
 from benchmarks.section import Plan
+from benchmarks.targets import SHAPE, START_TIMEOUT_S, TOKENIZER, Target, engines, free_port, until_answers
 from benchmarks.tiny_model import write_model
 
 # What concerns a deployment on Ray Serve and not the engine in it, so a plain server is not told.

@@ -14,9 +14,9 @@ from tqdm import tqdm
 from benchmarks.client import Sample, new_session, quantile, request
 from benchmarks.figures import figures
 from benchmarks.lab import Lab
-from benchmarks.replicas_live import Target, chat
 from benchmarks.section import Plan, columns, number, spread
 from benchmarks.spread import arms_order, over_rounds
+from benchmarks.targets import Target, chat
 from benchmarks.through import DIRECT, TIER1, slo_text
 from benchmarks.workload import Workload, load_workload, play_open, workloads
 

@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from benchmarks.client import Sample, closed_loop, new_session, quantile, request
 from benchmarks.lab import Lab
-from benchmarks.replicas_live import TOKENIZER, Target, chat
 from benchmarks.section import Plan, columns, number, spread
 from benchmarks.spread import arms_order, over_rounds, ratios
+from benchmarks.targets import TOKENIZER, Target, chat
 from benchmarks.through import Cell
 
 OURS, THEIRS = "ours", "vllm bench serve"

@@ -20,9 +20,9 @@ from benchmarks.client import Sample, closed_loop, new_session, quantile, reques
 from benchmarks.figures import figures
 from benchmarks.gateway import process
 from benchmarks.lab import Lab, tiny_tier1
-from benchmarks.replicas_live import START_TIMEOUT_S, Target, chat, free_port, until_answers
 from benchmarks.section import Plan, columns, number, spread
 from benchmarks.spread import arms_order, over_rounds, ratios
+from benchmarks.targets import START_TIMEOUT_S, Target, chat, free_port, until_answers
 from benchmarks.through import Cell
 
 BARE = "bare vLLM"

@@ -9,32 +9,23 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import random
-import socket
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 from tqdm import tqdm
 
 from benchmarks.client import Sample, closed_loop, new_session, quantile, request
-from benchmarks.gateway import card, ms, process, until_up
-from benchmarks.tiny_model import Shape, write_model
+from benchmarks.gateway import card, ms
+from benchmarks.replica_peers import PEERS, bare_engines, peer
+from benchmarks.targets import SHAPE, TOKENIZER, Target, chat, engines, stack
+from benchmarks.tiny_model import write_model
 from benchmarks.workload import Workload, bodies, load_workload, play, workloads
 
-NOOP_PROFILE = "deploy/profiles/noop.yaml"
-TOKENIZER = Path(".cache/tierwise/models/qwen2.5-coder-0.5b-instruct")
-# 30M parameters, of which 22M are the embedding: prompts cost enough to notice, three engines fit on two cores.
-SHAPE = Shape(hidden_size=256, layers=6, heads=4, kv_heads=4)
-BLOCK_TOKENS = 32
-START_TIMEOUT_S = 400.0
 WARM_UP = Workload(
     name="warm-up", sessions=12, turns=4, groups=0, user_words=180, output_tokens=4, concurrency=12, seed=1_000_003
 )
@@ -42,19 +33,6 @@ PREFIX_AFFINITY = "ray.llm._internal.serve.routing_policies.prefix_aware.prefix_
 LOADS = ["multi_turn", "shared_prefix", "zero_reuse"]
 # Name -> tier1.replica_routing.policy of our stack.
 STACKS = {"kv_aware": "kv_aware", "power_of_two": "power_of_two", "ray_prefix_affinity": PREFIX_AFFINITY}
-# Name -> the command in --peers and its policy.
-PEERS = {
-    "vllm_router_cache_aware": ("vllm-router", "cache_aware"),
-    "vllm_router_kv_aware": ("vllm-router", "kv_aware"),
-    "sglang_router_cache_aware": ("smg", "cache_aware"),
-}
-
-
-class Target(NamedTuple):
-    """Something that answers chat completions."""
-
-    url: str
-    model: str
 
 
 def add_live_arguments(parser: argparse._ArgumentGroup) -> None:
@@ -120,63 +98,6 @@ def noted(document: dict[str, Any], name: str) -> Iterator[None]:
         tqdm.write(live_line(measured, None), file=sys.stderr)  # what is known if the rest should be interrupted
 
 
-def engines(model: Path, replicas: int, cache_tokens: int) -> dict[str, Any]:
-    """`tier1` of a profile."""
-    return {
-        "model": str(model),
-        "engine": "vllm",
-        "replicas": replicas,
-        "max_context_tokens": 4096,
-        "max_concurrent_requests": 8,
-        "max_queued_requests": 128,
-        "kv_cache_gib": cache_gib(model, cache_tokens),
-        "block_size_tokens": BLOCK_TOKENS,
-        "step_tokens": 1024,
-        "cpu_threads": 1,
-        "enforce_eager": True,
-    }
-
-
-def cache_gib(model: Path, cache_tokens: int) -> float:
-    """Memory for so many tokens: keys and values of two bytes for every layer and KV head."""
-    shape = json.loads((model / "config.json").read_text())
-    head_size = shape.get("head_dim") or shape["hidden_size"] // shape["num_attention_heads"]
-    per_token = 2 * 2 * shape["num_hidden_layers"] * shape["num_key_value_heads"] * head_size
-    return float(cache_tokens * per_token / 2**30)
-
-
-@contextlib.contextmanager
-def stack(scratch: Path, policy: str, tier1: dict[str, Any], ingress: int = 1) -> Iterator[Target]:
-    """The whole stack with several replicas of tier 1 and so many gateways; its frontier is never reached."""
-    port = free_port()
-    overrides: dict[str, Any] = {
-        "GATEWAY__PORT": port,
-        "GATEWAY__REPLICAS": ingress,
-        "GATEWAY__SECRET_FILE": str(scratch / "secret"),
-        "LEDGER__URL": f"sqlite:///{scratch}/ledger-{port}.sqlite3",
-        "ROUTER": None,
-        "TIER1": {**tier1, "replica_routing": {"policy": policy}},
-    }
-    env = {f"STACK_{name}": json.dumps(value) for name, value in overrides.items()}
-    url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "serving", "serve", NOOP_PROFILE]
-    with process(command, f"{url}/healthz", env, START_TIMEOUT_S):
-        target = Target(url, "tier1")
-        asyncio.run(until_answers(target))
-        yield target
-
-
-async def until_answers(target: Target) -> None:
-    """/healthz speaks for the gateway alone; a token says that an engine is there."""
-    body = {"model": target.model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
-    give_up = time.perf_counter() + START_TIMEOUT_S
-    async with new_session(60) as session:
-        while (sample := await request(session, f"{target.url}/v1/chat/completions", body)).error is not None:
-            if time.perf_counter() > give_up:
-                raise SystemExit(f"{target.url} does not answer: {sample.error}")
-            await asyncio.sleep(0.5)
-
-
 def measure(name: str, target: Target, loads: list[Workload], rounds: int = 1) -> list[dict[str, Any]]:
     """One row per load: the round with the median TTFT, and the spread of all rounds.
 
@@ -218,18 +139,6 @@ async def measure_load(name: str, target: Target, load: Workload) -> dict[str, A
 
             samples, wall_s = await play(load, send, bar.update)
     return row(name, load.name, samples, wall_s)
-
-
-def chat(model: str, messages: list[dict[str, str]], output_tokens: int) -> dict[str, Any]:
-    """A streamed request that says how much of it was cached."""
-    return {
-        "model": model,
-        "messages": messages,
-        "max_tokens": output_tokens,
-        "temperature": 0,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
 
 
 def row(name: str, load: str, samples: list[Sample], wall_s: float) -> dict[str, Any]:
@@ -284,114 +193,6 @@ async def expected_against_found(target: Target, count: int) -> dict[str, Any]:
                 equal += choice["expected_cached_tokens"] == sample.cached_tokens
                 modes[choice["mode"]] = modes.get(choice["mode"], 0) + 1
     return {"requests": count, "compared": compared, "equal": equal, "modes": modes}
-
-
-@contextlib.contextmanager
-def bare_engines(model: Path, cache_tokens: int, replicas: int) -> Iterator[list[str]]:
-    """OpenAI servers around the same engines; their base URLs."""
-    ports = [free_port() for _ in range(replicas)]
-    with contextlib.ExitStack() as servers:
-        for ready in [servers.enter_context(bare_engine(model, cache_tokens, port)) for port in ports]:
-            ready()
-        yield [f"http://127.0.0.1:{port}" for port in ports]
-
-
-@contextlib.contextmanager
-def peer(name: str, folder: Path, urls: list[str], model: str) -> Iterator[Target]:
-    """Another project's router in front of servers whose caches are empty."""
-    asyncio.run(reset_caches(urls))
-    command, policy = PEERS[name]
-    port = free_port()
-    flags = {
-        "host": "127.0.0.1",
-        "port": port,
-        "policy": policy,
-        "prometheus-host": "127.0.0.1",
-        "prometheus-port": free_port(),
-    }
-    words = [str(folder / command), *(["launch"] if command == "smg" else [])]
-    words += [f"--{flag}={value}" for flag, value in flags.items()]
-    words += event_options(urls, model) if policy == "kv_aware" else []
-    words += ["--worker-urls", *urls]
-    with process(words, f"http://127.0.0.1:{port}/v1/models"):
-        yield Target(f"http://127.0.0.1:{port}", model)
-
-
-@contextlib.contextmanager
-def bare_engine(model: Path, cache_tokens: int, port: int) -> Iterator[Callable[[], None]]:
-    """vLLM's own server, told what our stack tells its engines; yields a call that waits until it is up."""
-    settings = engines(model, 1, cache_tokens)
-    events = {"enable_kv_cache_events": True, "endpoint": "tcp://*:0", "replay_endpoint": "tcp://*:0"}
-    flags = {
-        "model": settings["model"],
-        "host": "127.0.0.1",
-        "port": port,
-        "max-model-len": settings["max_context_tokens"],
-        "max-num-seqs": settings["max_concurrent_requests"],
-        "max-num-batched-tokens": settings["step_tokens"],
-        "kv-cache-memory-bytes": int(settings["kv_cache_gib"] * 2**30),
-        "block-size": BLOCK_TOKENS,
-        "distributed-executor-backend": "uni",
-        "kv-events-config": json.dumps(events),
-    }
-    env = {
-        "VLLM_HOST_IP": "127.0.0.1",  # where its events go
-        "VLLM_SERVER_DEV_MODE": "1",  # for /reset_prefix_cache
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "OMP_NUM_THREADS": str(settings["cpu_threads"]),
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    }
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager"]
-    command += ["--enable-prompt-tokens-details", *(f"--{name}={value}" for name, value in flags.items())]
-    with process_soon(command, f"http://127.0.0.1:{port}/health", env) as wait:
-        yield wait
-
-
-@contextlib.contextmanager
-def process_soon(command: list[str], url: str, env: dict[str, str]) -> Iterator[Callable[[], None]]:
-    """As `process`, but several can start at once: yields a call that waits until it is up."""
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True, env={**os.environ, **env})
-    try:
-        yield lambda: asyncio.run(until_up(child, url, START_TIMEOUT_S))
-    finally:
-        child.terminate()
-        try:
-            child.wait(30)
-        except subprocess.TimeoutExpired:
-            child.kill()
-
-
-def event_options(urls: list[str], model: str) -> list[str]:
-    """Tell vllm-router where the engines publish what they cache."""
-    options = ["--kv-event-block-size", str(BLOCK_TOKENS), "--kv-event-model", model]
-    for url, source in zip(urls, asyncio.run(event_sources(urls)), strict=True):
-        options += ["--kv-event-source", f"{url}={source['endpoint']}"]
-        options += ["--kv-event-replay-source", f"{url}={source['replay_endpoint']}"]
-    return options
-
-
-async def event_sources(urls: list[str]) -> list[dict[str, Any]]:
-    """Where each server publishes."""
-    async with new_session(30) as session:
-        return [next(iter((await answer(session, f"{url}/kv_event_sources")).values())) for url in urls]
-
-
-async def answer(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
-    """A JSON document."""
-    async with session.get(url) as reply:
-        document: dict[str, Any] = await reply.json()
-        return document
-
-
-async def reset_caches(urls: list[str]) -> None:
-    """Let every server forget what it has cached."""
-    async with new_session(30) as session:
-        for url in urls:
-            async with session.post(f"{url}/reset_prefix_cache") as reply:
-                reply.raise_for_status()
 
 
 def overhead(scratch: Path, replicas: int, rounds: int) -> list[dict[str, Any]]:
@@ -489,10 +290,3 @@ def _spread(figures: dict[str, Any]) -> str:
     if len(hits) < 2 or len(ttfts) < 2:
         return ""
     return f"   rounds: hits {min(hits):.3f}..{max(hits):.3f}, mean TTFT {ms(min(ttfts))}..{ms(max(ttfts))}"
-
-
-def free_port() -> int:
-    """A port of loopback that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -14,9 +14,9 @@ from tqdm import tqdm
 from benchmarks.client import Sample, closed_loop, new_session, quantile, request
 from benchmarks.figures import figures
 from benchmarks.lab import TINY_SLO
-from benchmarks.replicas_live import TOKENIZER, Target, chat, stack
 from benchmarks.section import Plan, columns, number, spread
 from benchmarks.spread import over_rounds
+from benchmarks.targets import TOKENIZER, Target, chat, stack
 from benchmarks.through import Cell
 
 # (replicas of tier 1, ingress processes)

@@ -19,9 +19,9 @@ from benchmarks.client import Sample, closed_loop, new_session, request
 from benchmarks.figures import Slo, figures
 from benchmarks.gateway import until_up
 from benchmarks.lab import DEPLOYMENT_KEYS, GPU_SLO, REAL_SLO, real_tier1
-from benchmarks.replicas_live import START_TIMEOUT_S, Target, chat, free_port, until_answers
 from benchmarks.section import Plan, columns, number, spread
 from benchmarks.spread import over_rounds
+from benchmarks.targets import START_TIMEOUT_S, Target, chat, free_port, until_answers
 from benchmarks.through import Cell
 from benchmarks.workload import Workload
 

@@ -16,9 +16,9 @@ from tqdm import tqdm
 from benchmarks.client import Sample, closed_loop, new_session, request
 from benchmarks.figures import Slo, figures, first_error
 from benchmarks.lab import Lab
-from benchmarks.replicas_live import Target, chat
 from benchmarks.section import Plan, columns, number, spread
 from benchmarks.spread import arms_order, over_rounds, ratios
+from benchmarks.targets import Target, chat
 from benchmarks.workload import Workload
 
 # Of every (cell, arm), the figures of its rounds.

@@ -8,8 +8,8 @@ import yaml
 
 from benchmarks.dummy_weights import SHAPE_7B, write_shape
 from benchmarks.lab import DEPLOYMENT_KEYS, Labs, lab_profile, real_tier1
-from benchmarks.replicas_live import BLOCK_TOKENS
 from benchmarks.section import Plan
+from benchmarks.targets import BLOCK_TOKENS
 from serving.config import load_config
 from serving.engine_config import EngineConfig
 from serving.vllm_settings import VllmSettings

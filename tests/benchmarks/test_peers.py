@@ -8,9 +8,9 @@ from benchmarks.client import Sample
 from benchmarks.figures import figures
 from benchmarks.lab import TINY_SLO, Lab
 from benchmarks.peers import BARE, DOES, against, peer_versions, starters, table
-from benchmarks.replicas_live import Target
 from benchmarks.section import Plan
 from benchmarks.spread import over_rounds
+from benchmarks.targets import Target
 
 
 def rounds(single_s: float, tps: float) -> dict[str, float | None]:

@@ -1,13 +1,11 @@
 """What the live benchmark makes of what it saw; the engines themselves are not started here."""
 
-import json
-from pathlib import Path
-
 import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.client import Sample
-from benchmarks.replicas_live import PEERS, STACKS, cache_gib, median_round, noted, print_live, row
+from benchmarks.replica_peers import PEERS
+from benchmarks.replicas_live import STACKS, median_round, noted, print_live, row
 
 
 def sample(cached: int, ttft_s: float) -> Sample:
@@ -25,12 +23,6 @@ def test_failures_are_counted_and_say_why() -> None:
 def test_nothing_measured_is_no_number() -> None:
     figures = row("ours", "load", [Sample(0.0, error="ClientError")], 2.0)
     assert (figures["hit_rate"], figures["ttft_p50_s"], figures["failed"]) == (None, None, 1)
-
-
-def test_cache_is_as_large_as_the_tokens_asked_for(tmp_path: Path) -> None:
-    shape = {"num_hidden_layers": 24, "num_key_value_heads": 2, "hidden_size": 896, "num_attention_heads": 14}
-    (tmp_path / "config.json").write_text(json.dumps(shape))
-    assert cache_gib(tmp_path, 1024) == pytest.approx(1024 * 12_288 / 2**30)
 
 
 def test_row_of_several_rounds_is_the_median_one_with_every_failure() -> None:

@@ -5,7 +5,7 @@ import pytest
 from benchmarks.client import Sample
 from benchmarks.figures import figures
 from benchmarks.lab import TINY_SLO, Lab
-from benchmarks.replicas_live import Target
+from benchmarks.targets import Target
 from benchmarks.through import BEHIND, DIRECT, TIER1, Cell, arm_rows, cells, ratio_rows, table
 
 LAB = Lab("tiny", TINY_SLO, Target("u", "tier1"), Target("d", "m"), Target("u", "frontier"), None)
