@@ -28,6 +28,7 @@ RATE_RPS_PER_REPLICA = 4.0
 BLOCK_TOKENS = 512
 CAPACITY_TOKENS = 200_000
 TURNS = 4
+ROUNDS = 3  # at most: sixty-four replicas take half a minute a round
 
 
 def conversations(replicas: int, seed: int) -> list[TraceRequest]:
@@ -62,11 +63,12 @@ def measure(plan: Plan) -> dict[str, Any]:
 def measure_simulated(plan: Plan) -> list[dict[str, Any]]:
     """Rows of every number of replicas and policy; a round is a trace of its own."""
     sizes = [n for n in REPLICAS if not plan.quick or n <= 16]
+    n_rounds = min(plan.rounds, ROUNDS)
     rows = []
-    with tqdm(total=len(sizes) * len(POLICIES) * plan.rounds, desc="scale", unit="replay", file=sys.stderr) as bar:
+    with tqdm(total=len(sizes) * len(POLICIES) * n_rounds, desc="scale", unit="replay", file=sys.stderr) as bar:
         for replicas in sizes:
             rounds: dict[str, list[dict[str, float | None]]] = {policy: [] for policy in POLICIES}
-            for round_number in range(plan.rounds):
+            for round_number in range(n_rounds):
                 requests = conversations(replicas, plan.seed + round_number)
                 setup = Setup(replicas, CAPACITY_TOKENS, BLOCK_TOKENS, seed=plan.seed + round_number)
                 pooled = ceiling_hit_rate(requests, replicas * setup.capacity_blocks, BLOCK_TOKENS)
