@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import yaml
 
 from benchmarks.gateway import process
 from benchmarks.layers.stack import fetch, forget
+from benchmarks.targets import free_port
 from benchmarks.tasks.asking import Answer, ask_all
 from benchmarks.tasks.grading import grade
 from benchmarks.tasks.pairs import join, read_ledger
@@ -151,10 +151,10 @@ class Operator:
 
 
 @contextlib.contextmanager
-def serving(profile: Path, files: Path, tier1: Mapping[str, object]) -> Iterator[Operator]:
+def serving(profile: Path, files: Path, sections: Mapping[str, Mapping[str, object]]) -> Iterator[Operator]:
     """The stack of a profile with a stand-in frontier, every tier ready, on free ports; stopped at the end.
 
-    files: an empty folder for its ledger, registry and everything else. tier1: what is set in that section.
+    files: an empty folder for its ledger, registry and everything else. sections: what is laid over the profile's.
     """
     tree = yaml.safe_load(profile.read_text("utf-8"))
     port, standin_port = free_port(), free_port()
@@ -164,16 +164,10 @@ def serving(profile: Path, files: Path, tier1: Mapping[str, object]) -> Iterator
     tree["frontier"]["providers"][0]["base_url"] = f"{standin_url}/v1"
     tree["ledger"]["url"] = f"sqlite:///{files}/ledger.sqlite3"
     tree["promotion"] = {"registry": str(files / "registry")}
-    tree["tier1"] |= tier1
+    for name, values in sections.items():
+        tree[name] = {**tree.get(name, {}), **values}
     written = files / "profile.yaml"
     written.write_text(yaml.safe_dump(tree), encoding="utf-8")
     url, env = f"http://127.0.0.1:{port}", {"VLLM_SERVER_DEV_MODE": "1"}  # for `forget`
     with process([sys.executable, "-m", "serving", "serve", str(written)], f"{url}/readyz", env, START_TIMEOUT_S):
         yield Operator(url, standin_url, written, files / "registry", files)
-
-
-def free_port() -> int:
-    """A port of loopback that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -63,10 +63,13 @@ def turn(plan: Plan) -> Turn:
             (Split.CALIBRATION, plan.per_kind_labels),
         )
     )
-    roots = [str(plan.adapter.resolve().parent)]
+    sections: dict[str, dict[str, object]] = {
+        "tier1": {"lora": {"max_rank": 16, "folders": [str(plan.adapter.resolve().parent)]}},
+        "policy": {"quality_target": plan.quality_target},  # the same before and after
+    }
     with tqdm(total=STEPS, desc="flywheel", unit="step") as bar:
         bar.set_postfix_str("start the stack")
-        with serving(plan.profile, plan.files, {"lora": {"max_rank": 16, "folders": roots}}) as operator:
+        with serving(plan.profile, plan.files, sections) as operator:
             return Steps(operator, plan, test, train, held, bar).run()
 
 
