@@ -17,14 +17,16 @@ import aiohttp
 class Sample:
     """One request as the client saw it. Seconds; None: did not happen.
 
-    frames_s: arrival times of content frames after the start, shape (frames,). text: the first choice's content.
-    late_s: in open loop, how long after its time it was sent.
+    frames_s: arrival times of content frames after the start, shape (frames,). last_s: of the last frame with a choice,
+    which may hold a finish reason alone. text: the first choice's content. late_s: in open loop, how long after its
+    time it was sent.
     """
 
     started_s: float
     e2e_s: float | None = None
     ttft_s: float | None = None
     frames_s: list[float] = field(default_factory=list)
+    last_s: float | None = None
     output_tokens: int | None = None
     input_tokens: int | None = None
     cached_tokens: int | None = None
@@ -41,10 +43,10 @@ class Sample:
 
     @property
     def tpot_s(self) -> float | None:
-        """(end-to-end − TTFT) ÷ (output tokens − 1)."""
-        if self.e2e_s is None or self.ttft_s is None or (self.output_tokens or 0) < 2:
+        """(last chunk of the choice − TTFT) ÷ (output tokens − 1): usage and [DONE], which follow, are not decoding."""
+        if self.last_s is None or self.ttft_s is None or (self.output_tokens or 0) < 2:
             return None
-        return (self.e2e_s - self.ttft_s) / ((self.output_tokens or 0) - 1)
+        return (self.last_s - self.ttft_s) / ((self.output_tokens or 0) - 1)
 
 
 async def request(
@@ -75,11 +77,11 @@ def take_line(sample: Sample, line: bytes) -> None:
     chunk = json.loads(line[6:])
     if "error" in chunk:
         sample.error = str(chunk["error"])[:300]
-    choices = chunk.get("choices") or []
-    if choices and (text := (choices[0].get("delta") or {}).get("content") or choices[0].get("text")):
-        sample.text += text
-        sample.frames_s.append(time.perf_counter() - sample.started_s)
-        if sample.ttft_s is None:
+    if choices := chunk.get("choices"):
+        sample.last_s = time.perf_counter() - sample.started_s
+        if text := (choices[0].get("delta") or {}).get("content") or choices[0].get("text"):
+            sample.text += text
+            sample.frames_s.append(sample.last_s)
             sample.ttft_s = sample.frames_s[0]
     take_document(sample, chunk)
 

@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from benchmarks.client import Sample, new_session, open_loop, request
+from benchmarks.client import Sample, new_session, open_loop, request, take_line
 
 
 @pytest.fixture
@@ -39,6 +39,21 @@ async def test_tokens_come_from_usage_and_not_from_frames(url: str) -> None:
     assert sample.ttft_s is not None
     assert sample.e2e_s is not None
     assert 0 < sample.ttft_s <= sample.e2e_s
+
+
+async def test_what_follows_the_last_token_is_no_decoding_time(url: str) -> None:
+    async with new_session() as session:
+        sample = await request(session, url, {"model": "m", "stream": True})
+    assert sample.last_s == sample.frames_s[-1]
+    assert sample.last_s is not None
+    assert sample.tpot_s == (sample.last_s - sample.frames_s[0]) / 4
+
+
+def test_finish_reason_alone_ends_the_answer() -> None:
+    sample = Sample(0.0, ttft_s=1.0)
+    take_line(sample, b'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}')
+    assert sample.last_s is not None
+    assert sample.frames_s == []
 
 
 async def test_a_refusal_is_a_failed_sample(url: str) -> None:

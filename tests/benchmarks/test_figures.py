@@ -12,7 +12,16 @@ SLO = Slo(ttft_s=0.5, tpot_s=0.1)
 
 def sample(ttft_s: float = 0.1, tpot_s: float = 0.05, tokens: int = 11, error: str | None = None) -> Sample:
     e2e_s = ttft_s + tpot_s * (tokens - 1)
-    return Sample(0.0, e2e_s=e2e_s, ttft_s=ttft_s, output_tokens=tokens, input_tokens=20, cached_tokens=5, error=error)
+    return Sample(
+        0.0,
+        e2e_s=e2e_s,
+        ttft_s=ttft_s,
+        last_s=e2e_s,
+        output_tokens=tokens,
+        input_tokens=20,
+        cached_tokens=5,
+        error=error,
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from benchmarks.spread import over_rounds
 
 def sample(ttft_s: float) -> Sample:
     frames = [ttft_s, ttft_s + 0.1, ttft_s + 0.3]
-    return Sample(0.0, e2e_s=ttft_s + 0.3, ttft_s=ttft_s, frames_s=frames, output_tokens=3, input_tokens=10)
+    end_s = ttft_s + 0.3
+    return Sample(0.0, e2e_s=end_s, ttft_s=ttft_s, last_s=end_s, frames_s=frames, output_tokens=3, input_tokens=10)
 
 
 def test_our_figures_follow_the_other_clients_definitions() -> None:
