@@ -20,6 +20,7 @@ from benchmarks.client import Sample, closed_loop, new_session, quantile, reques
 from benchmarks.figures import figures
 from benchmarks.gateway import process
 from benchmarks.lab import Lab, tiny_tier1
+from benchmarks.replica_peers import router
 from benchmarks.section import Plan, columns, number, spread
 from benchmarks.spread import arms_order, over_rounds, ratios
 from benchmarks.targets import START_TIMEOUT_S, Target, chat, free_port, until_answers
@@ -67,28 +68,18 @@ def starters(plan: Plan, lab: Lab) -> dict[str, contextlib.AbstractContextManage
     found: dict[str, contextlib.AbstractContextManager[Target]] = {}
     if plan.peers is not None:
         found |= {
-            "vllm-router": router(plan.peers / "vllm-router", [], "round_robin", lab.direct),
-            "sglang-router": router(plan.peers / "smg", ["launch"], "cache_aware", lab.direct),
+            "vllm-router": proxy(plan.peers / "vllm-router", "round_robin", lab.direct),
+            "sglang-router": proxy(plan.peers / "smg", "cache_aware", lab.direct),
             "litellm": litellm(plan.peers, plan.scratch, lab.direct),
         }
     return found | {"ray serve llm": ray_serve_llm(plan)}
 
 
 @contextlib.contextmanager
-def router(command: Path, words: list[str], policy: str, engine: Target) -> Iterator[Target]:
-    """vllm-router or sglang-router, which take the same options."""
-    port = free_port()
-    flags = {
-        "host": "127.0.0.1",
-        "port": port,
-        "policy": policy,
-        "prometheus-host": "127.0.0.1",
-        "prometheus-port": free_port(),
-    }
-    options = [f"--{flag}={value}" for flag, value in flags.items()]
-    url = f"http://127.0.0.1:{port}"
-    with process([str(command), *words, *options, "--worker-urls", engine.url], f"{url}/v1/models"):
-        yield answering(Target(url, engine.model))
+def proxy(command: Path, policy: str, engine: Target) -> Iterator[Target]:
+    """A router with one server to choose."""
+    with router(command, policy, [engine.url], engine.model) as target:
+        yield answering(target)
 
 
 @contextlib.contextmanager

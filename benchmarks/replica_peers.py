@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,16 @@ def peer(name: str, folder: Path, urls: list[str], model: str) -> Iterator[Targe
     """Another project's router in front of servers whose caches are empty."""
     asyncio.run(reset_caches(urls))
     command, policy = PEERS[name]
+    options = event_options(urls, model) if policy == "kv_aware" else []
+    with router(folder / command, policy, urls, model, options) as target:
+        yield target
+
+
+@contextlib.contextmanager
+def router(
+    command: Path, policy: str, urls: Sequence[str], model: str, options: Sequence[str] = ()
+) -> Iterator[Target]:
+    """vllm-router or sglang-router (`smg`) in front of servers; they take the same options."""
     port = free_port()
     flags = {
         "host": "127.0.0.1",
@@ -47,12 +57,11 @@ def peer(name: str, folder: Path, urls: list[str], model: str) -> Iterator[Targe
         "prometheus-host": "127.0.0.1",
         "prometheus-port": free_port(),
     }
-    words = [str(folder / command), *(["launch"] if command == "smg" else [])]
-    words += [f"--{flag}={value}" for flag, value in flags.items()]
-    words += event_options(urls, model) if policy == "kv_aware" else []
-    words += ["--worker-urls", *urls]
-    with process(words, f"http://127.0.0.1:{port}/v1/models"):
-        yield Target(f"http://127.0.0.1:{port}", model)
+    words = [str(command), *(["launch"] if command.name == "smg" else [])]
+    words += [*(f"--{flag}={value}" for flag, value in flags.items()), *options, "--worker-urls", *urls]
+    url = f"http://127.0.0.1:{port}"
+    with process(words, f"{url}/v1/models"):
+        yield Target(url, model)
 
 
 @contextlib.contextmanager
