@@ -24,8 +24,7 @@ from benchmarks.workload import workloads
 
 RESULTS = Path("benchmarks/results")
 PEERS = Path(".cache/peers/bin")
-QUICK_ROUNDS = 3
-ROUNDS = 4
+ROUNDS = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,9 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """What `run` and `gpu` have in common."""
     names = ",".join(SECTIONS)
-    parser.add_argument("--quick", action="store_true", help="at most 3 minutes: a model of random weights, few rounds")
+    parser.add_argument("--quick", action="store_true", help="at most 3 minutes: fewer loads, random weights")
     parser.add_argument("--sections", type=section_names, metavar="A,B", help=f"of {names} ({','.join(FULL)})")
-    parser.add_argument("--rounds", type=int, help=f"of every measurement ({ROUNDS}; {QUICK_ROUNDS} with --quick)")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"of every measurement ({ROUNDS})")
     parser.add_argument("--seed", type=int, default=0, help="of arrivals and loads (0)")
     parser.add_argument("--url", help="measure this running stack, e.g. http://127.0.0.1:8000, instead of starting one")
     parser.add_argument("--direct", help="with --url: an OpenAI server around the same engine")
@@ -67,7 +66,7 @@ def plan_of(args: argparse.Namespace, scratch: Path) -> Plan:
     return Plan(
         scratch=scratch,
         quick=args.quick,
-        rounds=args.rounds or (QUICK_ROUNDS if args.quick else ROUNDS),
+        rounds=args.rounds,
         seed=args.seed,
         url=args.url,
         direct=args.direct,
