@@ -55,7 +55,7 @@ e2e: weights ## end-to-end tests on real vLLM engines on Ray Serve
 	@$(BIN)/python -m pytest -m e2e -q tests/e2e/test_stack.py tests/e2e/test_proxy.py  # apart: two stacks at once would not fit into memory
 	@$(BIN)/python -m pytest -m e2e -q tests/cluster  # hosts are network namespaces; skipped, with the reason, where none can be made
 
-bench: weights ## throughput and latency beside bare engines and peers, kept under benchmarks/results (20 minutes)
+bench: weights ## throughput and latency beside bare engines and peers, kept under benchmarks/results (21 minutes)
 	@$(BIN)/python -m benchmarks run
 
 bench-layers: weights ## what routing, gate, caches and kernels are worth one by one, likewise kept (20 minutes)
