@@ -21,19 +21,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from benchmarks.quality_baselines import BASELINES, Scored, agreement_with
-from routing.calibration import ERROR_RATE, bad_ratio_for, choose_threshold
-from routing.labels import Pair, read_pairs, split_by_prompt, without_questions
-from routing.quality import (
-    QualityCurve,
-    apgr,
-    auroc,
-    bootstrap_interval,
-    cpt,
-    ece,
-    ece_floor,
-    frontier_ratio_for,
-    quality_curve,
-)
+from routing.heads.calibration import ERROR_RATE, bad_ratio_for, choose_threshold
+from routing.intervals import bootstrap_interval
+from routing.learning.labels import Pair, read_pairs, split_by_prompt, without_questions
+from routing.learning.quality import QualityCurve, apgr, auroc, cpt, ece, ece_floor, frontier_ratio_for, quality_curve
 
 Floats = NDArray[np.float64]
 

@@ -11,8 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import Normalizer
 
-from routing.labels import Pair
-from routing.structure import AGREEMENT_FEATURES, agreement
+from routing.learning.labels import Pair
+from routing.text.structure import AGREEMENT_FEATURES, agreement
 
 Floats = NDArray[np.float64]
 

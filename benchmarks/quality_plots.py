@@ -7,8 +7,8 @@ import matplotlib as mpl
 import numpy as np
 
 from benchmarks.quality_baselines import Scored
-from routing.labels import Pair
-from routing.quality import quality_curve, reliability
+from routing.learning.labels import Pair
+from routing.learning.quality import quality_curve, reliability
 
 mpl.use("Agg")  # no display where benchmarks run
 from matplotlib import pyplot as plt

@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from benchmarks.replicas import Row, Setup, ceiling_hit_rate, simulate
 from benchmarks.trace import TraceRequest
-from routing.kv_blocks import BlockIndex, ExactBlocks, MirrorBlocks, block_keys, root_key
-from routing.replica_load import PrefillRate, ReplicaLoad
-from routing.replicas import Prompt, ReplicaConfig, rank_replicas
+from routing.replicas.kv_blocks import BlockIndex, ExactBlocks, MirrorBlocks, block_keys, root_key
+from routing.replicas.load import PrefillRate, ReplicaLoad
+from routing.replicas.rank import Prompt, ReplicaConfig, rank_replicas
 
 BLOCK_TOKENS = 16
 PROMPT_TOKENS = 4096

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import xxhash
 
 from benchmarks.trace import TraceRequest
-from routing.kv_blocks import BlockIndex, MirrorBlocks
-from routing.replica_load import Arrivals, PrefillRate, ReplicaLoad, UnseenWork
-from routing.replicas import Prompt, ReplicaConfig, rank_replicas
+from routing.replicas.kv_blocks import BlockIndex, MirrorBlocks
+from routing.replicas.load import Arrivals, PrefillRate, ReplicaLoad, UnseenWork
+from routing.replicas.rank import Prompt, ReplicaConfig, rank_replicas
 
 
 class RouterView:

@@ -17,7 +17,7 @@ from benchmarks.scale_live import live_table, measure_live
 from benchmarks.section import Plan, columns, number, spread
 from benchmarks.spread import over_rounds
 from benchmarks.trace import TraceRequest
-from routing.kv_blocks import block_keys, root_key
+from routing.replicas.kv_blocks import block_keys, root_key
 
 REPLICAS = (1, 2, 4, 8, 16, 32, 64)
 POLICIES = ("kv_aware", "least_requests")

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from routing.kv_blocks import block_keys, root_key
+from routing.replicas.kv_blocks import block_keys, root_key
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,9 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from models.errors import ModelsError
-from routing.head import Head, HeadKind, Manifest, tensors_of
+from routing.heads.evidence import HeadKind
+from routing.heads.head import Head, tensors_of
+from routing.heads.manifest import Manifest
 from serving.artefact import manifest_path, read_panel, tensors_path
 from serving.errors import ConfigInvalid
 

@@ -17,11 +17,13 @@ from models.artefact import read_questions, write_manifest
 from models.errors import ModelsError
 from models.router.data import load_pairs
 from models.router.evaluate import open_panel
-from routing.calibration import ERROR_RATE, bad_ratio_for, choose_thresholds, fit_calibration, log_odds
-from routing.head import Evidence, HeadKind, JointThresholds, Look, Manifest, Panel, Reads, ThresholdSet, evidence_of
-from routing.labels import Pair, fold_of, question_key
-from routing.quality import frontier_ratio_for, quality_curve
-from routing.sequence import highest_threshold, looks_taken
+from routing.gate.signal_order import highest_threshold, looks_taken
+from routing.heads.calibration import ERROR_RATE, bad_ratio_for, choose_thresholds, fit_calibration, log_odds
+from routing.heads.evidence import Evidence, HeadKind, Reads, evidence_of
+from routing.heads.head import Panel
+from routing.heads.manifest import JointThresholds, Look, Manifest, ThresholdSet
+from routing.learning.labels import Pair, fold_of, question_key
+from routing.learning.quality import frontier_ratio_for, quality_curve
 
 # train-router leaves the lowest folds of its seed to the calibration: parted by the same seed again, all of them would
 # fit probabilities and none would choose thresholds.

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from models.errors import CatalogInvalid, UnknownModel
 from routing.model_shape import ModelShape
-from routing.schema import Record
+from routing.records import Record
 
 CATALOG_PATH = Path(__file__).with_name("catalog.yaml")
 

@@ -17,35 +17,27 @@ from sklearn.tree._tree import Tree
 
 from models.errors import ModelsError
 from models.logistic import fit_logistic
-from routing.calibration import fit_calibration, log_odds
-from routing.forest import Forest
-from routing.head import (
-    LABEL_SET,
-    N_FAMILIES,
+from routing.heads.calibration import fit_calibration, log_odds
+from routing.heads.evidence import (
     Evidence,
     Floats,
     Floats32,
-    Head,
-    HeadCard,
     HeadKind,
-    Linear,
     Reads,
-    TopCard,
-    dense_row,
     evidence_of,
-    labels_of,
-    scale_structure,
-    shares_of,
     signals_row,
     structure_row,
     text_row,
     texts_of,
 )
-from routing.labels import Pair, fold_of
-from routing.logistic import Logistic
-from routing.ngrams import N_BUCKETS
-from routing.quality import apgr, quality_curve
-from routing.structure import PROMPT_FEATURES
+from routing.heads.forest import Forest
+from routing.heads.head import N_FAMILIES, Head, Linear, dense_row, labels_of, scale_structure, shares_of
+from routing.heads.logistic import Logistic
+from routing.heads.manifest import LABEL_SET, HeadCard, TopCard
+from routing.learning.labels import Pair, fold_of
+from routing.learning.quality import apgr, quality_curve
+from routing.text.ngrams import N_BUCKETS
+from routing.text.structure import PROMPT_FEATURES
 
 log = logging.getLogger(__name__)
 

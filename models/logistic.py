@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.calibration import map_weights
-from routing.logistic import Logistic, standardised
+from routing.heads.calibration import map_weights
+from routing.heads.logistic import Logistic, standardised
 
 Floats = NDArray[np.float64]
 

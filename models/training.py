@@ -9,10 +9,11 @@ import numpy as np
 from models.artefact import write_artefact
 from models.heads import Fitted, ForestShape, fit_head
 from models.router.data import data_sha256, question_keys
-from routing.calibration import Calibration, log_odds
-from routing.head import Floats, HeadKind, Manifest
-from routing.labels import Pair
-from routing.quality import apgr, auroc, brier, ece, quality_curve
+from routing.heads.calibration import Calibration, log_odds
+from routing.heads.evidence import Floats, HeadKind
+from routing.heads.manifest import Manifest
+from routing.learning.labels import Pair
+from routing.learning.quality import apgr, auroc, brier, ece, quality_curve
 
 log = logging.getLogger(__name__)
 

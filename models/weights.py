@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from models.catalog import CatalogModel, PlainName, Sha256
 from models.errors import HashMismatch
-from routing.schema import Record
+from routing.records import Record
 
 ROOT = Path(__file__).resolve().parent.parent
 MANIFEST = "manifest.json"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
-from routing.schema import Record
+from routing.records import Record
 
 HOUR_S = 3600.0
 MONTH_HOURS = 730.0  # 365 * 24 / 12

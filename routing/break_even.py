@@ -5,7 +5,7 @@ import math
 from pydantic import Field
 
 from routing.amortisation import HOUR_S, MONTH_HOURS
-from routing.schema import Record
+from routing.records import Record
 
 
 class Plan(Record):

@@ -7,7 +7,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from routing.schema import Record
+from routing.records import Record
 
 BF16_BYTES = 2
 FP8_BYTES = 1

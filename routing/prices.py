@@ -8,8 +8,8 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from routing.cost import TokenPrice
-from routing.schema import Record, Usage
+from routing.cost.attempt import TokenPrice
+from routing.records import Record, Usage
 
 
 class ModelPrices(Record):

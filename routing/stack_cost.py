@@ -6,7 +6,7 @@ The counterpart of the ledger's bill, computed before there is one. Every layer 
 from pydantic import Field
 
 from routing.amortisation import EngineRates, EngineRent
-from routing.schema import Record
+from routing.records import Record
 
 
 class Traffic(Record):

@@ -10,7 +10,7 @@ import math
 import numpy as np
 from pydantic import Field
 
-from routing.schema import Record
+from routing.records import Record
 
 # Relative quality of tier 1 (tier 1 / frontier) -> quality kept when a quarter of the traffic escalates after the best
 # check of the answers. Measured on graded public pairs: MMLU-Pro (Llama-3.1-8B / Gemini-1.5-Pro), ZeroEval

@@ -24,7 +24,7 @@ os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")  # a machine that i
 
 import yaml
 
-from routing.release import RELEASE_FILE
+from routing.learning.release import RELEASE_FILE
 from serving.errors import ConfigInvalid, StackError
 
 if TYPE_CHECKING:
@@ -344,7 +344,7 @@ def run_budget_set(args: argparse.Namespace) -> int:
     """Set a limit; a running gateway sees a tenant's first one within budget.refresh_s."""
     from pydantic import ValidationError
 
-    from routing.budget import Budget, Period, Scope
+    from routing.cost.budget import Budget, Period, Scope
 
     try:
         budget = Budget(
@@ -363,7 +363,7 @@ def run_budget_set(args: argparse.Namespace) -> int:
 
 def run_budget_remove(args: argparse.Namespace) -> int:
     """Lift a limit."""
-    from routing.budget import Period, Scope
+    from routing.cost.budget import Period, Scope
 
     scope = Scope.KEY if args.key else Scope.TENANT
     with budget_store(args) as store:
@@ -375,7 +375,7 @@ def run_budget_remove(args: argparse.Namespace) -> int:
 
 def run_report(args: argparse.Namespace) -> int:
     """Compute the savings of a range and print them."""
-    from routing.savings import SavingsConfig
+    from routing.cost.savings import SavingsConfig
     from serving.config import load_config
     from serving.ledger.reader import LedgerReader
     from serving.report.read import savings_report
@@ -405,7 +405,7 @@ def run_report(args: argparse.Namespace) -> int:
 
 def run_reconcile(args: argparse.Namespace) -> int:
     """Print what differs; exit status 1 when anything does."""
-    from routing.reconcile import reconcile
+    from routing.cost.reconcile import reconcile
     from serving.config import load_config
     from serving.ledger.reader import LedgerReader
     from serving.report.reconciled import render

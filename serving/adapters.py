@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from safetensors import SafetensorError, safe_open
 
-from routing.policy import PolicyConfig
+from routing.ladder.policy import PolicyConfig
 from serving.errors import ConfigInvalid
 from serving.payloads import Adapter
 from serving.vllm_settings import LoraSettings

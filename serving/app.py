@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from routing.release import Variant, marked
+from routing.learning.release import Variant, marked
 from serving.adapters import read_adapters
 from serving.budgets import Budgets
 from serving.config import StackConfig, parse_config, with_overrides

@@ -11,7 +11,9 @@ import safetensors.numpy
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from routing.head import HeadKind, Manifest, Panel, panel_of
+from routing.heads.evidence import HeadKind
+from routing.heads.head import Panel, panel_of
+from routing.heads.manifest import Manifest
 from serving.errors import ConfigInvalid
 
 MAX_MANIFEST_BYTES: Final = 16 * 2**20

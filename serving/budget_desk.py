@@ -6,7 +6,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
-from routing.budget import Budget, BudgetState, Period, Scope, window_end
+from routing.cost.budget import Budget, BudgetState, Period, Scope, window_end
 from serving.budgets import Budgets, utc_now
 from serving.errors import Forbidden, InvalidRequest, NotFound
 from serving.json_body import parse_body

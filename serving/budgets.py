@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
-from routing.budget import (
+from routing.cost.attempt import CostConfig
+from routing.cost.budget import (
     Action,
     Budget,
     BudgetConfig,
@@ -27,8 +28,7 @@ from routing.budget import (
     most_usd,
     window_end,
 )
-from routing.cost import CostConfig
-from routing.schema import RequestRecord
+from routing.records import RequestRecord
 from serving.errors import BudgetExceeded, BudgetReserved, LedgerUnavailable, StackError
 from serving.keys import Principal
 from serving.ledger.budget_store import BudgetStore, Granted, Reserve, Settle, Subject

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 from pydantic import Field
 
-from routing.gate import GateConfig, explored
-from routing.learned import Learned, decide_by_head
-from routing.policy import ContextTooLong, PolicyConfig, adapter_of, decide_by_rules, decide_by_score
-from routing.schema import (
+from routing.gate.config import GateConfig
+from routing.gate.judge import explored
+from routing.heads.decide import Learned, decide_by_head
+from routing.ladder.policy import ContextTooLong, PolicyConfig, adapter_of, decide_by_rules, decide_by_score
+from routing.records import (
     AttemptKind,
     AttemptOutcome,
     Decision,

@@ -16,11 +16,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError, model_validator
 
-from routing.budget import BudgetConfig
-from routing.cost import CostConfig
-from routing.gate import GateConfig
-from routing.policy import PolicyConfig
-from routing.schema import Record
+from routing.cost.attempt import CostConfig
+from routing.cost.budget import BudgetConfig
+from routing.gate.config import GateConfig
+from routing.ladder.policy import PolicyConfig
+from routing.records import Record
 from serving.cascade import CascadeConfig, Sections
 from serving.engine_config import EngineConfig
 from serving.errors import ConfigInvalid

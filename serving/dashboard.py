@@ -14,7 +14,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 
-from routing.schema import RequestRecord, Tier
+from routing.records import RequestRecord, Tier
 from serving.budget_desk import shown
 from serving.budgets import Budgets
 from serving.errors import Forbidden, InvalidRequest, LedgerUnavailable, NotFound, StackError

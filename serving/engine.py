@@ -19,7 +19,7 @@ import ray
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 
-from routing.cost import SharedClock
+from routing.cost.shared_clock import SharedClock
 from serving.adapters import AdapterShelf
 from serving.engine_config import EngineConfig
 from serving.errors import RouterFailed, Tier1Failed

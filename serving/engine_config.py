@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from routing.schema import Record
+from routing.records import Record
 from serving.replica_board import ReplicaRoutingConfig
 from serving.vllm_settings import VllmSettings
 

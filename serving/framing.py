@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from routing.schema import ToolCall, Usage
+from routing.records import ToolCall, Usage
 from serving.tiers import Frame
 
 

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from routing.schema import Record
+from routing.records import Record
 
 
 class HardwareConfig(Record):

@@ -5,7 +5,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable
 
-from routing.schema import Tier
+from routing.records import Tier
 from serving.errors import StackError
 from serving.stack import Stack
 from serving.tiers import DraftEngine, RouterModel

@@ -11,19 +11,12 @@ from contextlib import aclosing
 
 from pydantic import Field
 
-from routing.gate import DraftWatch, GateConfig, explored
-from routing.learned import Learned, LearnedGate, ruling
-from routing.policy import HoldKind, PolicyConfig, hold_policy
-from routing.schema import (
-    AttemptKind,
-    AttemptOutcome,
-    DecisionReason,
-    Record,
-    RejectReason,
-    Signal,
-    Tier,
-    Verdict,
-)
+from routing.gate.config import GateConfig
+from routing.gate.judge import explored
+from routing.gate.watch import DraftWatch
+from routing.heads.decide import Learned, LearnedGate, ruling
+from routing.ladder.policy import HoldKind, PolicyConfig, hold_policy
+from routing.records import AttemptKind, AttemptOutcome, DecisionReason, Record, RejectReason, Signal, Tier, Verdict
 from serving.errors import QueueFull, StreamBroken, Tier1Failed
 from serving.signals import buy
 from serving.tiers import Call, Frame, Tiers

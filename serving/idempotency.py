@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from routing.schema import Record
+from routing.records import Record
 from serving.errors import Conflict, InvalidRequest
 from serving.tiers import Frame
 

@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from routing.schema import Api, RequestedModel, Tier
+from routing.records import Api, RequestedModel, Tier
 from serving.admission import Admission
 from serving.budget_desk import add_budget_routes
 from serving.budgets import within_budget

@@ -6,8 +6,8 @@ from typing import Any
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from routing.features import request_features, steering_attempt
-from routing.schema import Api
+from routing.ladder.features import request_features, steering_attempt
+from routing.records import Api
 from serving.cascade import Sections
 from serving.errors import BodyTooLarge, ClientGone, UnsupportedMedia
 from serving.keys import Principal, tenant_salt

@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 from pydantic import AwareDatetime, Field, ValidationError
 
-from routing.schema import Record
+from routing.records import Record
 from serving.errors import ConfigInvalid, Unauthorized
 
 LOCAL_TENANT = "local"

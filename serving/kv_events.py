@@ -19,7 +19,7 @@ import zmq
 import zmq.asyncio
 from zmq.utils.monitor import recv_monitor_message
 
-from routing.kv_blocks import ExactBlocks, root_key
+from routing.replicas.kv_blocks import ExactBlocks, root_key
 
 CHECK_S = 0.5  # so that a batch nobody delivered is found within a second
 REPLAY_TIMEOUT_S = 1.0  # publishers answer between two batches, and every 0.1 s when there are none

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from routing.gate import GateConfig
-from routing.head import HeadKind, Panel
-from routing.learned import Learned
-from routing.policy import PolicyConfig
+from routing.gate.config import GateConfig
+from routing.heads.decide import Learned
+from routing.heads.evidence import HeadKind
+from routing.heads.head import Panel
+from routing.ladder.policy import PolicyConfig
 from serving.artefact import manifest_path, read_panel
 from serving.errors import ConfigInvalid
 

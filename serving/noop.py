@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import serve
 
-from routing.schema import Api, Usage
+from routing.records import Api, Usage
 from serving.loopback import keep_replica_on_loopback
 from serving.tiers import EngineStats, Frame, RouterScore
 

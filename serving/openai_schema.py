@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
-from routing.schema import Record, RequestedModel
+from routing.records import Record, RequestedModel
 from serving.errors import InvalidRequest, NotFound
 from serving.json_body import parse_body
 from serving.openai_messages import (
@@ -110,7 +110,7 @@ Prompt = Annotated[
     Annotated[Text, Tag("=text")] | Annotated[list[Any], Tag("=other")],
     text_or(list, "an array of one string or of token ids"),
 ]
-# Not sent on; `category` in it may name the request's category (routing/features.py).
+# Not sent on; `category` in it may name the request's category (routing/ladder/features.py).
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
 ]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from routing.schema import Api
+from routing.records import Api
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from routing.model_shape import BF16_BYTES, FP8_BYTES, ModelShape
-from routing.schema import Record
+from routing.records import Record
 from serving.config import StackConfig
 from serving.engine_config import EngineConfig
 from serving.errors import ConfigInvalid, DoesNotFit

@@ -14,7 +14,7 @@ from pydantic import Field
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from routing.schema import Record
+from routing.records import Record
 from serving.errors import StackError, StreamBroken
 from serving.tiers import Frame
 

@@ -13,8 +13,8 @@ from typing import Protocol
 
 from pydantic import Field, ValidationError
 
-from routing.release import RELEASE_FILE, Release, Variant
-from routing.schema import Record
+from routing.learning.release import RELEASE_FILE, Release, Variant
+from routing.records import Record
 from serving.cascade import Sections
 from serving.errors import ConfigInvalid, StackError
 from serving.payloads import Adapter

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import xxhash
 from pydantic import Field
 
-from routing.kv_blocks import BlockIndex, block_keys, root_key
-from routing.replica_load import Arrivals, PrefillRate, ReplicaLoad, UnseenWork
-from routing.replicas import NoReplicaAvailable, Prompt, ReplicaConfig, ReplicaState, rank_replicas
-from routing.schema import Record, ReplicaChoice, ReplicaMode
+from routing.records import Record, ReplicaChoice, ReplicaMode
+from routing.replicas.kv_blocks import BlockIndex, block_keys, root_key
+from routing.replicas.load import Arrivals, PrefillRate, ReplicaLoad, UnseenWork
+from routing.replicas.rank import NoReplicaAvailable, Prompt, ReplicaConfig, ReplicaState, rank_replicas
 from serving.kv_events import EventCounts
 from serving.payloads import DraftPayload
 from serving.replica_seat import Seat

@@ -19,7 +19,7 @@ from serving.replica_board import ReplicaRoutingConfig, RoutedPrompt, routed_pro
 
 
 class KvAwareRouter(RequestRouter):  # type: ignore[misc]  # Ray is untyped here
-    """Sends each request to the replica where it will start earliest; see routing/replicas.py.
+    """Sends each request to the replica where it will start earliest; see routing/replicas/rank.py.
 
     Calls that carry no prompt (probes, statistics) and prompts that nothing is known for take the shorter of two queues
     drawn at random.

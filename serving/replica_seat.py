@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from routing.kv_blocks import MAX_REPLICAS, BlockIndex, ExactBlocks, MirrorBlocks
-from routing.replica_load import ReplicaLoad
-from routing.schema import ReplicaMode
+from routing.records import ReplicaMode
+from routing.replicas.kv_blocks import MAX_REPLICAS, BlockIndex, ExactBlocks, MirrorBlocks
+from routing.replicas.load import ReplicaLoad
 from serving.kv_events import EventCounts, KvFollower, KvSource
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Self
 
-from routing.schema import Record
+from routing.records import Record
 
 # Pairs are tried in this order; the first whose two words are single tokens is used.
 LABELS = (("Yes", "No"), ("yes", "no"), (" yes", " no"), ("A", "B"))

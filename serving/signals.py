@@ -9,9 +9,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 
-from routing.answers import agreement_of
-from routing.gate import GateConfig
-from routing.schema import AttemptKind, AttemptOutcome, DraftEvidence, Signal, Tier
+from routing.gate.config import GateConfig
+from routing.records import AttemptKind, AttemptOutcome, DraftEvidence, Signal, Tier
+from routing.text.answers import agreement_of
 from serving.errors import InvalidRequest, QueueFull, RouterFailed, Tier1Failed
 from serving.tiers import Call, Frame, RouterModel, Tiers
 from serving.trace import RequestTrace

@@ -12,16 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import Field
 
-from routing.schema import (
-    Api,
-    Attempt,
-    AttemptKind,
-    AttemptOutcome,
-    Record,
-    RequestOutcome,
-    RequestRecord,
-    Usage,
-)
+from routing.records import Api, Attempt, AttemptKind, AttemptOutcome, Record, RequestOutcome, RequestRecord, Usage
 from serving.errors import ConfigInvalid
 from serving.trace import SELF_PROVIDER, RequestTrace
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from pydantic import Field
 
-from routing.cost import CostConfig
-from routing.schema import Api, Record, RequestRecord
+from routing.cost.attempt import CostConfig
+from routing.records import Api, Record, RequestRecord
 from serving.budgets import Budgets
 from serving.idempotency import IdempotencyStore
 from serving.keys import KeyRing

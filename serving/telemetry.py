@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from routing.schema import Attempt, ReplicaMode, RequestRecord, Tier
+from routing.records import Attempt, ReplicaMode, RequestRecord, Tier
 from serving.frontier.breaker import BreakerState
 from serving.frontier.errors import Reason
 from serving.learning.sampler import SampleEvent

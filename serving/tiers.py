@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from routing.schema import Api, ReplicaChoice, RequestedModel, RequestFeatures, ToolCall, Usage
+from routing.records import Api, ReplicaChoice, RequestedModel, RequestFeatures, ToolCall, Usage
 from serving.payloads import Adapter
 
 if TYPE_CHECKING:

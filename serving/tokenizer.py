@@ -16,7 +16,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from routing.schema import Api
+from routing.records import Api
 from serving.errors import ConfigInvalid, ContextLengthExceeded, InvalidRequest
 
 INLINE_CHARS = 4_096  # shorter prompts are rendered on the event loop: a thread would cost more than it saves

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from routing.cost import CostConfig, attempt_cost, baseline_cost
-from routing.schema import (
+from routing.cost.attempt import CostConfig, attempt_cost, baseline_cost
+from routing.records import (
     Attempt,
     AttemptKind,
     AttemptOutcome,

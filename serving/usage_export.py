@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError
 
-from routing.reconcile import UsageBucket
-from routing.schema import Record, RequestRecord
+from routing.cost.reconcile import UsageBucket
+from routing.records import Record, RequestRecord
 from serving.errors import ConfigInvalid
 
 

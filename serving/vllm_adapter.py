@@ -31,7 +31,7 @@ from vllm.v1.engine.exceptions import EngineGenerateError
 from vllm.v1.metrics.loggers import StatLoggerBase
 from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 
-from routing.schema import Api, Usage
+from routing.records import Api, Usage
 from serving.errors import ContextLengthExceeded, InvalidRequest, StackError
 from serving.framing import Evidence, Step
 from serving.vllm_errors import raise_refusal, translate

@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from routing.schema import Record
+from routing.records import Record
 from serving.weights import model_path
 
 GIB = 1024**3

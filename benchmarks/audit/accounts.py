@@ -156,7 +156,7 @@ class Accounts:
 
 
 def _bill(total: Sum, input_usd: float, output_usd: float, cached_usd: float | None, write_usd: float | None) -> float:
-    """routing.cost.TokenPrice.usd for sums of tokens."""
+    """routing.cost.attempt.TokenPrice.usd for sums of tokens."""
     plain = total.input_tokens - total.cached_tokens - total.cache_write_tokens
     return 1e-6 * (
         plain * input_usd

@@ -10,9 +10,10 @@ from pydantic import ValidationError
 
 from benchmarks.audit.call import AuditError
 from benchmarks.audit.sample import Sampled
-from routing.head import HeadKind, Look, Manifest, Reads
-from routing.labels import Pair
-from routing.policy import PolicyConfig
+from routing.heads.evidence import HeadKind, Reads
+from routing.heads.manifest import Look, Manifest
+from routing.ladder.policy import PolicyConfig
+from routing.learning.labels import Pair
 from routing.tier1_share import Tier1Share, observed_share
 
 USUAL_TARGET = PolicyConfig().quality_target

@@ -9,8 +9,8 @@ from pydantic import Field, ValidationError
 
 from benchmarks.audit.call import AuditError
 from routing.amortisation import EngineRates
-from routing.cost import CostConfig
-from routing.schema import Record, Tier
+from routing.cost.attempt import CostConfig
+from routing.records import Record, Tier
 
 # A 7B in bf16 (Qwen2.5-7B: 28 layers, 4 KV heads of 128, keys and values, 2 bytes) holds a token in 57,344 bytes; an
 # 80 GB card less 10 % reserve, 15 GB of weights and 2 GB of activations leaves 55 GB: 0.96 million tokens.

@@ -35,7 +35,7 @@ class LoggedRequest(msgspec.Struct, gc=False):
     response_format: msgspec.Raw = msgspec.Raw(b"")
 
     def body(self) -> dict[str, Any]:
-        """The request as routing/features.py reads it."""
+        """The request as routing/ladder/features.py reads it."""
         parts = {name: getattr(self, name) for name in self.__struct_fields__}
         return {name: msgspec.json.decode(raw) for name, raw in parts.items() if raw}
 

@@ -24,7 +24,7 @@ from benchmarks.audit.price_list import PriceList, read_own_prices
 from benchmarks.audit.report import Report, make_report
 from benchmarks.audit.sample import SAMPLE_SIZE, Reservoir
 from benchmarks.audit.survey import Survey
-from routing.cost import TokenPrice
+from routing.cost.attempt import TokenPrice
 from routing.tier1_share import Tier1Share, tier1_share
 
 FURTHER_CACHES = (4,)  # further cache sizes to follow, in replicas

@@ -10,7 +10,7 @@ from benchmarks.audit.arrivals import Arrivals
 from benchmarks.audit.assumptions import Assumptions
 from routing.amortisation import HOUR_S
 from routing.queueing import replicas_for
-from routing.schema import Record
+from routing.records import Record
 
 LOAD_STEP = 1.01  # loads are rounded up to powers of it, so that few fleets are computed
 TYPICAL_WAIT_SLO_UTILISATION = 0.5  # of one to four replicas; used when the log has no times

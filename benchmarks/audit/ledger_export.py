@@ -10,7 +10,7 @@ SELF_PROVIDER = "self"
 
 
 class BookedUsage(msgspec.Struct, gc=False):
-    """routing.schema.Usage."""
+    """routing.records.Usage."""
 
     input_tokens: Annotated[int, msgspec.Meta(ge=0)]
     output_tokens: Annotated[int, msgspec.Meta(ge=0)]
@@ -20,7 +20,7 @@ class BookedUsage(msgspec.Struct, gc=False):
 
 
 class BookedAttempt(msgspec.Struct, gc=False):
-    """What the audit needs of routing.schema.Attempt."""
+    """What the audit needs of routing.records.Attempt."""
 
     kind: str
     tier: str
@@ -33,14 +33,14 @@ class BookedAttempt(msgspec.Struct, gc=False):
 
 
 class BookedFeatures(msgspec.Struct, gc=False):
-    """What it needs of routing.schema.RequestFeatures."""
+    """What it needs of routing.records.RequestFeatures."""
 
     category: str
     input_tokens: int
 
 
 class BookedRequest(msgspec.Struct, gc=False):
-    """What it needs of routing.schema.RequestRecord."""
+    """What it needs of routing.records.RequestRecord."""
 
     request_id: str
     at: str

@@ -10,7 +10,7 @@ from benchmarks.audit.fleet import TYPICAL_WAIT_SLO_UTILISATION, Fleet, size_fle
 from benchmarks.audit.survey import Survey
 from routing.amortisation import MONTH_HOURS, EngineRent
 from routing.break_even import BreakEven, Plan, break_even
-from routing.schema import Record
+from routing.records import Record
 from routing.stack_cost import StackCost, TieredMix, Traffic, stack_cost
 from routing.tier1_share import Tier1Share, tier1_share
 

@@ -17,7 +17,7 @@ from benchmarks.audit.call import AuditError, BadRows
 from benchmarks.audit.ledger_export import BookedAttempt, BookedRequest, decode_row
 from benchmarks.audit.log_file import MAX_LINE_BYTES, open_log
 from routing.amortisation import EngineRates, fit_rates
-from routing.schema import Record
+from routing.records import Record
 from routing.tier1_share import Tier1Share, observed_share
 
 Floats = NDArray[np.float64]

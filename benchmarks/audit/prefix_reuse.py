@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.audit.accounts import MAX_NAMES, OTHERS
 from benchmarks.audit.call import BYTES_PER_TOKEN, Call
-from routing.kv_blocks import BlockIndex, MirrorBlocks, block_keys, root_key
+from routing.replicas.kv_blocks import BlockIndex, MirrorBlocks, block_keys, root_key
 
 HOLDER = "cache"
 ROUTED_SHARE = (

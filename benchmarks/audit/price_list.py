@@ -18,7 +18,7 @@ from genai_prices.types import ModelPrice, TieredPrices
 from pydantic import ValidationError
 
 from benchmarks.audit.call import AuditError
-from routing.cost import TokenPrice
+from routing.cost.attempt import TokenPrice
 from routing.prices import ModelPrices, PriceTable
 
 BATCH = {"processing": "batch"}

@@ -12,7 +12,7 @@ from benchmarks.audit.call import BadRows
 from benchmarks.audit.outlook import Outlook, total
 from benchmarks.audit.prediction import Prediction
 from benchmarks.audit.survey import Survey
-from routing.schema import Record
+from routing.records import Record
 
 NOT_NAMED = "(not named)"
 MAX_ROWS = 50  # of a table; the rest is added up in one row

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import msgspec
 
 from benchmarks.audit.call import Call
-from routing.features import request_features
-from routing.policy import PolicyConfig
-from routing.schema import Api
-from routing.text import edges, last_user_text
+from routing.ladder.features import request_features
+from routing.ladder.policy import PolicyConfig
+from routing.records import Api
+from routing.text.request_body import edges, last_user_text
 
 SAMPLE_SIZE = 4_000  # a share of a half is known to 1.5 points; 26,000 of a million requests are looked at
 

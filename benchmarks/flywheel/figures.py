@@ -10,8 +10,8 @@ from benchmarks.flywheel.turn import Turn
 from benchmarks.tasks.asking import Answer
 from benchmarks.tasks.grading import grade
 from benchmarks.tasks.task import Task
-from routing.quality import Interval, bootstrap_interval
-from routing.schema import RequestRecord, Tier
+from routing.intervals import Interval, bootstrap_interval
+from routing.records import RequestRecord, Tier
 
 Floats = NDArray[np.float64]
 ENOUGH = 0.91  # of the frontier's accuracy: what a tier 1 needs to keep 70 to 80 % of the traffic

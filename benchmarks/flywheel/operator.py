@@ -19,8 +19,8 @@ from benchmarks.tasks.asking import Answer, ask_all
 from benchmarks.tasks.grading import grade
 from benchmarks.tasks.pairs import join, read_ledger
 from benchmarks.tasks.task import Task
-from routing.release import MARK, RELEASE_FILE, Release
-from routing.schema import RequestRecord
+from routing.learning.release import MARK, RELEASE_FILE, Release
+from routing.records import RequestRecord
 
 START_TIMEOUT_S = 900.0
 RELOAD_TIMEOUT_S = 60.0

@@ -15,8 +15,8 @@ from benchmarks.tasks.asking import Answer
 from benchmarks.tasks.command import some
 from benchmarks.tasks.suite import Split, tasks
 from benchmarks.tasks.task import Task
-from routing.promotion import RefusalReason
-from routing.schema import RequestRecord
+from routing.learning.promotion import RefusalReason
+from routing.records import RequestRecord
 
 TRIAL, CANDIDATE = "tier1-lora-trial", "tier1-lora"
 DRAFT_PRICE = 0.2  # of a draft, as a share of a frontier answer's; as the embedded heads were calibrated

@@ -7,8 +7,8 @@ from pydantic import Field
 
 from benchmarks.layers.factors import Ceiling, Factor, Together, column, factor
 from benchmarks.layers.row import Answered, Row
-from routing.quality import Interval
-from routing.schema import Record, Tier
+from routing.intervals import Interval
+from routing.records import Record, Tier
 
 FRONTIER, ROUTING, GATE, PREFIX, REPLICAS = (
     "all frontier", "+ routing", "+ gate", "+ prefix caching", "+ KV-aware replicas",

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.layers.row import Answered
-from routing.quality import Interval, bootstrap_interval
-from routing.schema import Record
+from routing.intervals import Interval, bootstrap_interval
+from routing.records import Record
 
 Floats = NDArray[np.float64]
 NOT_MEASURED = Interval(value=None, low=None, high=None)

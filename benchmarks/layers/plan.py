@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.layers.claims import FRONTIER, GATE, PREFIX, REPLICAS, ROUTING
-from routing.schema import RequestedModel
+from routing.records import RequestedModel
 
 ENGINES = ("router", "tier1")
 REPLICAS_OF_TIER1 = 2

@@ -20,7 +20,7 @@ from benchmarks.tasks.command import some
 from benchmarks.tasks.grading import grade
 from benchmarks.tasks.suite import Split, tasks
 from benchmarks.tasks.task import Task
-from routing.schema import RequestedModel, RequestRecord
+from routing.records import RequestedModel, RequestRecord
 
 ACCURACY_RATIO = 0.98  # of the frontier's accuracy: where the ceiling is asked for
 REFERENCE = plan.Play("all tier 1", RequestedModel.TIER1)

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from benchmarks.client import quantile
-from routing.quality import Interval, bootstrap_interval
-from routing.schema import AttemptKind, AttemptOutcome, Record, RequestRecord, Tier
+from routing.intervals import Interval, bootstrap_interval
+from routing.records import AttemptKind, AttemptOutcome, Record, RequestRecord, Tier
 
 Floats = NDArray[np.float64]
 

@@ -18,8 +18,8 @@ import yaml
 
 from benchmarks.client import new_session
 from benchmarks.gateway import process
-from routing.release import MARK, RELEASE_FILE, Release, Variant
-from routing.schema import RequestRecord
+from routing.learning.release import MARK, RELEASE_FILE, Release, Variant
+from routing.records import RequestRecord
 
 START_TIMEOUT_S = 600.0
 SETTLE_S = 30.0  # for rows to reach the ledger, and for a release to be applied

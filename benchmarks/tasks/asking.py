@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from benchmarks.client import new_session
 from benchmarks.tasks.task import Task
-from routing.schema import Record
+from routing.records import Record
 
 
 class Answer(Record):

@@ -27,7 +27,7 @@ from benchmarks.tasks.report import (
 )
 from benchmarks.tasks.suite import Split, tasks
 from benchmarks.tasks.task import Task
-from routing.head import HeadKind
+from routing.heads.evidence import HeadKind
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

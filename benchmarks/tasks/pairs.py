@@ -10,9 +10,9 @@ from pathlib import Path
 from benchmarks.tasks.asking import Answer
 from benchmarks.tasks.grading import grade
 from benchmarks.tasks.task import Task
-from routing.answers import answer_of
-from routing.labels import Pair
-from routing.schema import AttemptKind, RequestRecord
+from routing.learning.labels import Pair
+from routing.records import AttemptKind, RequestRecord
+from routing.text.answers import answer_of
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.tasks.strategies import Columns
-from routing.quality import quality_curve, reliability
+from routing.learning.quality import quality_curve, reliability
 
 mpl.use("Agg")  # no display where benchmarks run
 from matplotlib import pyplot as plt

@@ -15,10 +15,13 @@ from benchmarks.tasks.grading import grade
 from benchmarks.tasks.pairs import Asked
 from benchmarks.tasks.strategies import Columns, Outcome
 from benchmarks.tasks.task import Task
-from routing.head import HeadKind, Manifest, Panel, evidence_of, panel_of
-from routing.labels import Pair
-from routing.quality import auroc, bootstrap_interval, ece, ece_floor, frontier_ratio_for, quality_curve
-from routing.schema import AttemptKind, AttemptOutcome, RequestRecord, Tier
+from routing.heads.evidence import HeadKind, evidence_of
+from routing.heads.head import Panel, panel_of
+from routing.heads.manifest import Manifest
+from routing.intervals import bootstrap_interval
+from routing.learning.labels import Pair
+from routing.learning.quality import auroc, ece, ece_floor, frontier_ratio_for, quality_curve
+from routing.records import AttemptKind, AttemptOutcome, RequestRecord, Tier
 
 Floats = NDArray[np.float64]
 

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.tasks.pairs import Asked
-from routing.head import HeadKind, Panel, evidence_of
-from routing.learned import signal_of
-from routing.schema import AttemptKind, Signal
-from routing.sequence import Ruling, rule
+from routing.gate.signal_order import Ruling, rule
+from routing.heads.decide import signal_of
+from routing.heads.evidence import HeadKind, evidence_of
+from routing.heads.head import Panel
+from routing.records import AttemptKind, Signal
 
 Floats = NDArray[np.float64]
 PAID = {Signal.SAMPLES: AttemptKind.SAMPLE, Signal.VERDICT: AttemptKind.JUDGE}

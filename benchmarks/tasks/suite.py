@@ -10,10 +10,10 @@ from enum import StrEnum
 
 from benchmarks.tasks import clocks, numbers, programs, records, tickets, words
 from benchmarks.tasks.task import Generator, Question, Task
-from routing.features import request_features
-from routing.labels import question_key
-from routing.policy import PolicyConfig
-from routing.schema import Api
+from routing.ladder.features import request_features
+from routing.ladder.policy import PolicyConfig
+from routing.learning.labels import question_key
+from routing.records import Api
 
 # family: (generator, levels that are in the suite)
 # Levels were chosen on real answers: the embedded stand-in is right on about 70 % or more, tier 1 less often.

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from routing.schema import Record
+from routing.records import Record
 
 
 class Exact(Record):

@@ -28,10 +28,10 @@ from models.flywheel.steps import start_canary, watch_release
 from models.router.data import data_sha256
 from models.router.train import ROUTER_FOREST
 from models.training import train_panel
-from routing.head import HeadKind
-from routing.labels import Pair, without_questions
-from routing.promotion import Margins
-from routing.schema import RequestRecord
+from routing.heads.evidence import HeadKind
+from routing.learning.labels import Pair, without_questions
+from routing.learning.promotion import Margins
+from routing.records import RequestRecord
 from serving.errors import StackError
 from serving.ledger.config import LedgerConfig
 from serving.ledger.reader import LedgerReader

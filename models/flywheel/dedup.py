@@ -5,8 +5,8 @@ from typing import Final, TypeVar
 
 from datasketch import MinHash, MinHashLSH
 
-from routing.labels import question_key
-from routing.text import words
+from routing.learning.labels import question_key
+from routing.text.request_body import words
 
 SIMILAR: Final = 0.8  # Jaccard similarity of word groups
 GROUP: Final = 3  # words a group

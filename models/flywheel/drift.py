@@ -14,8 +14,8 @@ import numpy as np
 
 from models.errors import ModelsError
 from models.flywheel.export import instant
-from routing.drift import Drift, DriftConfig, drift
-from routing.schema import RequestRecord
+from routing.learning.drift import Drift, DriftConfig, drift
+from routing.records import RequestRecord
 from serving.errors import StackError
 from serving.ledger.config import LedgerConfig
 from serving.ledger.reader import LedgerReader

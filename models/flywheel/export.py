@@ -16,9 +16,9 @@ from models.flywheel.dedup import leaked, unique
 from models.flywheel.implicit import implicit_signals
 from models.flywheel.labels import cap_tenants, graded_pairs, read_references
 from models.tier1.data import Example
-from routing.labels import Pair
-from routing.redaction import findings
-from routing.samples import Feedback, Sample, SampleSource
+from routing.learning.labels import Pair
+from routing.learning.samples import Feedback, Sample, SampleSource
+from routing.text.redaction import findings
 from serving.errors import ConfigInvalid
 from serving.ledger.config import LedgerConfig
 from serving.ledger.lessons import LessonStore

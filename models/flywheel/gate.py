@@ -1,6 +1,6 @@
 """Which candidate may be promoted: whole, trained on nobody's poison and no held-out prompt, and better.
 
-Refused by name otherwise; routing/promotion.py has the arithmetic.
+Refused by name otherwise; routing/learning/promotion.py has the arithmetic.
 """
 
 import json
@@ -13,9 +13,10 @@ import numpy as np
 from models.artefact import read_questions
 from models.flywheel.refused import Refused
 from models.flywheel.registry import ArtefactKind, ArtefactManifest, Registry
-from routing.head import Evidence, HeadKind, Panel
-from routing.labels import Pair, question_key
-from routing.promotion import Comparison, Margins, Outcomes, RefusalReason, compare, refusals
+from routing.heads.evidence import Evidence, HeadKind
+from routing.heads.head import Panel
+from routing.learning.labels import Pair, question_key
+from routing.learning.promotion import Comparison, Margins, Outcomes, RefusalReason, compare, refusals
 from serving.artefact import read_panel
 from serving.errors import ConfigInvalid
 

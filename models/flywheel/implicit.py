@@ -12,9 +12,9 @@ from typing import Final
 
 from pydantic import Field
 
-from routing.labels import question_key
-from routing.samples import Sample
-from routing.schema import Record
+from routing.learning.labels import question_key
+from routing.learning.samples import Sample
+from routing.records import Record
 
 WINDOW: Final = timedelta(minutes=10)
 REPHRASED_RATIO: Final = 0.6  # difflib's similarity of two questions; below it the subject has changed

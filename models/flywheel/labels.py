@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Final
 
 from models.errors import ModelsError
-from routing.answer_form import json_fits
-from routing.calibration import clopper_pearson_upper
-from routing.labels import Pair, Provenance, question_key
-from routing.samples import Feedback, Grader, Sample, SampleSource
-from routing.structure import normal_answer
+from routing.gate.answer_form import json_fits
+from routing.heads.calibration import clopper_pearson_upper
+from routing.learning.labels import Pair, Provenance, question_key
+from routing.learning.samples import Feedback, Grader, Sample, SampleSource
+from routing.text.structure import normal_answer
 
 TENANT_MEDIANS: Final = 3  # labels of one tenant at most, in medians over tenants
 CONTRADICTION_RATE: Final = 0.5  # a tenant whose word is more often wrong than right, surely, is not believed

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from routing.labels import Pair
-from routing.release import version_of
-from routing.schema import Record, RequestOutcome, RequestRecord, Tier
+from routing.learning.labels import Pair
+from routing.learning.release import version_of
+from routing.records import Record, RequestOutcome, RequestRecord, Tier
 
 Floats = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ from models.flywheel.refused import Refused
 from models.flywheel.registry import ArtefactKind, Registry
 from models.flywheel.steps import finish, start_canary
 from models.router.data import load_pairs
-from routing.promotion import Comparison, Margins
+from routing.learning.promotion import Comparison, Margins
 
 DEFAULT_REGISTRY = Path(".cache/tierwise/registry")
 

@@ -1,7 +1,7 @@
 """A candidate that may not be promoted, with the reason's name and what was seen."""
 
 from models.errors import ModelsError
-from routing.promotion import Refusal, RefusalReason
+from routing.learning.promotion import Refusal, RefusalReason
 
 
 class Refused(ModelsError):

@@ -14,8 +14,8 @@ from models.errors import ModelsError
 from models.flywheel.promote import CommandLineWrong, add_registry
 from models.flywheel.registry import ArtefactKind, ArtefactManifest, Registry, code_revision, now
 from models.tier1.summary import SUMMARY
-from routing.head import HeadKind
-from routing.release import RELOADABLE, Variant
+from routing.heads.evidence import HeadKind
+from routing.learning.release import RELOADABLE, Variant
 from serving.artefact import read_manifest
 from serving.errors import ConfigInvalid
 

@@ -23,9 +23,9 @@ from pydantic import Field, ValidationError
 
 from models.errors import ModelsError
 from models.flywheel.refused import Refused
-from routing.promotion import RefusalReason
-from routing.release import RELEASE_FILE, Release, Variant
-from routing.schema import Record
+from routing.learning.promotion import RefusalReason
+from routing.learning.release import RELEASE_FILE, Release, Variant
+from routing.records import Record
 
 MANIFEST: Final = "artefact.json"
 ALLOWED: Final = frozenset({".json", ".safetensors", ".png", ".md", ".txt", ".jinja"})

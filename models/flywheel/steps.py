@@ -5,7 +5,7 @@ from typing import Any
 
 from models.flywheel.monitor import Live, LiveMargins, turned
 from models.flywheel.registry import ArtefactKind, ArtefactManifest, Registry, RegistryInvalid
-from routing.release import Release, Variant
+from routing.learning.release import Release, Variant
 
 SECTION_OF = {ArtefactKind.ROUTER: "policy", ArtefactKind.GATE: "gate"}
 

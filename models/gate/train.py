@@ -4,7 +4,7 @@ import argparse
 
 from models.heads import ForestShape
 from models.router.train import add_arguments, train
-from routing.head import HeadKind
+from routing.heads.evidence import HeadKind
 
 __all__ = ["add_arguments", "run"]
 

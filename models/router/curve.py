@@ -18,9 +18,10 @@ from models.errors import ModelsError
 from models.heads import fit_head
 from models.router.data import load_pairs
 from models.router.train import ROUTER_FOREST
-from routing.head import HeadKind, evidence_of
-from routing.labels import Pair, fold_of
-from routing.quality import apgr, auroc, bootstrap_interval, frontier_ratio_for, quality_curve
+from routing.heads.evidence import HeadKind, evidence_of
+from routing.intervals import bootstrap_interval
+from routing.learning.labels import Pair, fold_of
+from routing.learning.quality import apgr, auroc, frontier_ratio_for, quality_curve
 
 Floats = NDArray[np.float64]
 FOLDS = 6  # five sixths of the labels may train

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from models.errors import ModelsError
-from routing.labels import Pair, question_key, read_pairs
+from routing.learning.labels import Pair, question_key, read_pairs
 
 
 class PairsInvalid(ModelsError):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from models.artefact import ArtefactInvalid
 from models.router.data import load_pairs
-from routing.head import HeadKind, Panel, evidence_of
+from routing.heads.evidence import HeadKind, evidence_of
+from routing.heads.head import Panel
 from serving.artefact import read_panel
 from serving.errors import ConfigInvalid
 
@@ -20,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> str:
-    """One line a pair: its id and category, and the fields of routing.head.Scores."""
+    """One line a pair: its id and category, and the fields of routing.heads.head.Scores."""
     panel = open_panel(args.artefact, args.kind)
     lines = []
     for pair in load_pairs(args.pairs):

@@ -7,8 +7,8 @@ from pathlib import Path
 from models.heads import ForestShape
 from models.router.data import load_pairs
 from models.training import train_panel
-from routing.head import HeadKind
-from routing.labels import split_by_prompt
+from routing.heads.evidence import HeadKind
+from routing.learning.labels import split_by_prompt
 
 ROUTER_FOREST = ForestShape(n_trees=100, min_leaf=20)
 

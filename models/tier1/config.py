@@ -7,7 +7,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from models.errors import ModelsError
-from routing.schema import Record
+from routing.records import Record
 
 
 class TrainingInvalid(ModelsError):

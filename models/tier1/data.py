@@ -14,8 +14,8 @@ from pydantic import Field, ValidationError
 
 from models.errors import ModelsError
 from models.flywheel.dedup import leaked
-from routing.labels import fold_of
-from routing.schema import Record
+from routing.learning.labels import fold_of
+from routing.records import Record
 
 EVAL_FOLDS = 1000
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from routing.schema import Api, ToolCall, Usage
+from routing.records import Api, ToolCall, Usage
 from serving.frontier.completions import text_choice, text_chunk
 from serving.frontier.provider import Chunk, Counts, Piece
 from serving.tiers import Call, Frame

@@ -14,7 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
-from routing.schema import Api, AttemptKind, AttemptOutcome, Tier, Usage
+from routing.records import Api, AttemptKind, AttemptOutcome, Tier, Usage
 from serving.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,

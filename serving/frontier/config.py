@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from routing.schema import Record
+from routing.records import Record
 
 
 class BreakerConfig(Record):

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from routing.schema import Record
+from routing.records import Record
 
 Rate = Annotated[float, Field(ge=0, le=1)]
 

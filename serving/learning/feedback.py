@@ -6,9 +6,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from routing.redaction import redact
-from routing.samples import Feedback
-from routing.schema import Record
+from routing.learning.samples import Feedback
+from routing.records import Record
+from routing.text.redaction import redact
 from serving.errors import InvalidRequest, LedgerUnavailable, NotFound, TenantLimited
 from serving.json_body import parse_body
 from serving.learning.config import LearningConfig

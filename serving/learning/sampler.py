@@ -16,11 +16,10 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, Protocol
 
-from routing.cost import CostConfig
-from routing.pairwise import Choice, grade, judge_messages, read_choice
-from routing.redaction import redact
-from routing.samples import Grader, Sample, SampleSource
-from routing.schema import (
+from routing.cost.attempt import CostConfig
+from routing.learning.pairwise import Choice, grade, judge_messages, read_choice
+from routing.learning.samples import Grader, Sample, SampleSource
+from routing.records import (
     Api,
     Attempt,
     AttemptKind,
@@ -32,7 +31,8 @@ from routing.schema import (
     RequestRecord,
     Tier,
 )
-from routing.text import messages_of
+from routing.text.redaction import redact
+from routing.text.request_body import messages_of
 from serving.errors import StackError
 from serving.learning.config import LearningConfig
 from serving.ledger.lessons import LessonStore

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from routing.schema import RequestRecord
+from routing.records import RequestRecord
 from serving.ledger.lines import to_line
 
 ENDING = ".jsonl"

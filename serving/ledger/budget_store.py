@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from routing.budget import Action, Budget, BudgetConfig, BudgetState, Period, Ruling, Scope, rule, window_start
+from routing.cost.budget import Action, Budget, BudgetConfig, BudgetState, Period, Ruling, Scope, rule, window_start
 from serving.ledger.config import LedgerConfig
 from serving.ledger.store import StorageDown, open_engine, reason_of
 from serving.ledger.tables import attempts, budget_reservations, budget_spend, budgets, requests

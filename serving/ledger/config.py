@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from routing.schema import Record
+from routing.records import Record
 
 
 class LedgerConfig(Record):

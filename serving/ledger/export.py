@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import BinaryIO
 
-from routing.schema import RequestRecord
+from routing.records import RequestRecord
 from serving.ledger.config import LedgerConfig
 from serving.ledger.lines import from_line, to_line
 from serving.ledger.reader import Instant, LedgerReader

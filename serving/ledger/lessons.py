@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Table, delete, func, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from routing.samples import Feedback, Sample
-from routing.schema import AttemptKind, Record
+from routing.learning.samples import Feedback, Sample
+from routing.records import AttemptKind, Record
 from serving.ledger.config import LedgerConfig
 from serving.ledger.store import StorageDown, insert_new, open_engine, reason_of
 from serving.ledger.tables import attempts, feedback, requests, samples

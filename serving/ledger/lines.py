@@ -2,7 +2,7 @@
 
 import json
 
-from routing.schema import RequestRecord
+from routing.records import RequestRecord
 
 
 def to_line(record: RequestRecord) -> bytes:

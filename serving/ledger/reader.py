@@ -23,10 +23,10 @@ from sqlalchemy import (
     true,
 )
 
-from routing.cost import SELF_PROVIDER
-from routing.prefill import PrefillFit, PrefillSpeed
-from routing.savings import Grade
-from routing.schema import AttemptKind, AttemptOutcome, Record, RequestOutcome, RequestRecord, Tier
+from routing.cost.attempt import SELF_PROVIDER
+from routing.cost.prefill_speed import PrefillFit, PrefillSpeed
+from routing.cost.savings import Grade
+from routing.records import AttemptKind, AttemptOutcome, Record, RequestOutcome, RequestRecord, Tier
 from serving.errors import ConfigInvalid
 from serving.ledger import render
 from serving.ledger.config import LedgerConfig

@@ -1,6 +1,6 @@
 """One request as one line for people: `python -m serving ledger tail`."""
 
-from routing.schema import RequestRecord
+from routing.records import RequestRecord
 
 HEADER = (
     f"{'time':<19}  {'request':<36}  {'served by':<9}  {'decision':<14}  {'verdict':<18}  "

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from routing.schema import Attempt, RequestRecord
+from routing.records import Attempt, RequestRecord
 
 Row = dict[str, Any]
 

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, Executable, Table, create_engine, del
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 
-from routing.schema import RequestRecord
+from routing.records import RequestRecord
 from serving.errors import ConfigInvalid
 from serving.ledger.archive import Archive
 from serving.ledger.config import LedgerConfig

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from routing.schema import RequestRecord
+from routing.records import RequestRecord
 from serving.ledger.archive import Archive
 from serving.ledger.config import LedgerConfig
 from serving.ledger.lines import from_line, to_line

@@ -5,8 +5,8 @@ echo '{"ledger": {"url": "sqlite:///…"}, "since": null}' | python -m serving.r
 
 import sys
 
-from routing.savings import SavingsConfig
-from routing.schema import Record
+from routing.cost.savings import SavingsConfig
+from routing.records import Record
 from serving.errors import StackError
 from serving.ledger.config import LedgerConfig
 from serving.ledger.reader import LedgerReader

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import JsonValue, TypeAdapter
 
-from routing.savings import SavingsReport
+from routing.cost.savings import SavingsReport
 
 PAGE = Path(__file__).parent / "page"
 STYLE_LINK = '<link rel="stylesheet" href="/dashboard/page.css">'

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from tqdm import tqdm
 
-from routing.savings import Grade, SavingsBook, SavingsConfig, SavingsReport
+from routing.cost.savings import Grade, SavingsBook, SavingsConfig, SavingsReport
 from serving.ledger.reader import Instant, LedgerReader
 
 

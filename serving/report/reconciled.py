@@ -1,6 +1,6 @@
 """A reconciliation as text: what the ledger has of the provider's count, and every day and model that differs."""
 
-from routing.reconcile import MEASURES, Reconciliation, Standing, UsageBucket
+from routing.cost.reconcile import MEASURES, Reconciliation, Standing, UsageBucket
 from serving.report.table import printable
 
 

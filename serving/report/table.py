@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from routing.quality import Interval
-from routing.savings import Layer, Savings, SavingsReport
+from routing.cost.savings import Layer, Savings, SavingsReport
+from routing.intervals import Interval
 
 MAX_ROWS = 20
 UNKNOWN = "not measured"

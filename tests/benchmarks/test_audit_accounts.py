@@ -12,7 +12,7 @@ from benchmarks.audit.arrivals import MAX_WINDOWS, Arrivals
 from benchmarks.audit.call import Call
 from benchmarks.audit.generate import lines
 from benchmarks.audit.report import Report, Row
-from routing.cost import TokenPrice
+from routing.cost.attempt import TokenPrice
 from routing.prices import ModelPrices
 from tests.benchmarks.audit_logs import chat, own_prices, report, write
 

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.quality import part
 from benchmarks.quality_baselines import BASELINES
-from routing.labels import Pair, question_key
+from routing.learning.labels import Pair, question_key
 from tests.models.graded import graded
 
 

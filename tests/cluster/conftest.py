@@ -14,7 +14,7 @@ import httpx
 import pytest
 import yaml
 
-from routing.schema import AttemptKind, RequestRecord
+from routing.records import AttemptKind, RequestRecord
 from serving.keys import new_key
 from serving.ledger.config import LedgerConfig
 from serving.ledger.reader import LedgerReader

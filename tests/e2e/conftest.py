@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from routing.schema import Api, RequestedModel, RequestFeatures
+from routing.records import Api, RequestedModel, RequestFeatures
 from serving.engine import engine_deployment
 from serving.engine_config import EngineConfig
 from serving.ray_tiers import RayTier1

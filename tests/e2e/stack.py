@@ -18,7 +18,7 @@ import yaml
 from anthropic import Anthropic
 from openai import AsyncOpenAI, OpenAI
 
-from routing.schema import RequestRecord
+from routing.records import RequestRecord
 from serving.ledger.config import LedgerConfig
 from serving.ledger.reader import LedgerReader
 

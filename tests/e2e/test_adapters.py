@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from benchmarks.tiny_model import write_model
-from routing.schema import ReplicaMode
+from routing.records import ReplicaMode
 from serving.adapters import read_adapter
 from serving.engine import engine_deployment
 from serving.engine_config import EngineConfig

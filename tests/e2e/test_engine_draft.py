@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from routing.schema import Api
+from routing.records import Api
 from serving.errors import ContextLengthExceeded, InvalidRequest
 from serving.ray_tiers import RayTier1
 from serving.tiers import Call, Frame

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from routing.schema import Api
+from routing.records import Api
 from serving.ray_tiers import RayRouter, RayTier1
 from serving.router_prompt import RouterPrompts
 from serving.tiers import Call

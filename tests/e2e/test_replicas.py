@@ -24,8 +24,8 @@ import zmq
 import zmq.asyncio
 
 from benchmarks.tiny_model import write_model
-from routing.kv_blocks import BlockIndex, ExactBlocks, block_keys, root_key
-from routing.schema import ReplicaMode
+from routing.records import ReplicaMode
+from routing.replicas.kv_blocks import BlockIndex, ExactBlocks, block_keys, root_key
 from serving.engine import engine_deployment
 from serving.engine_config import EngineConfig
 from serving.errors import Tier1Failed

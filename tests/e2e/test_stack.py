@@ -9,11 +9,11 @@ from typing import Any
 import httpx
 import pytest
 
-from routing.answers import answer_of
-from routing.head import Evidence, HeadKind, readable
-from routing.release import RELEASE_FILE
-from routing.schema import Api, AttemptKind, AttemptOutcome, DecisionReason, RequestOutcome, RequestRecord, Tier
-from routing.text import asked_text
+from routing.heads.evidence import Evidence, HeadKind, readable
+from routing.learning.release import RELEASE_FILE
+from routing.records import Api, AttemptKind, AttemptOutcome, DecisionReason, RequestOutcome, RequestRecord, Tier
+from routing.text.answers import answer_of
+from routing.text.request_body import asked_text
 from serving.artefact import read_panel
 from tests.e2e.stack import ROOT, RunningStack, running
 
@@ -267,8 +267,8 @@ def test_anthropic_provider_answers_from_a_real_messages_server(stack: RunningSt
     """Our own Anthropic client, whole and streamed, against vLLM's /v1/messages; usage equals the server's."""
     from pydantic import SecretStr
 
-    from routing.cost import CostConfig
-    from routing.schema import RequestedModel, RequestFeatures
+    from routing.cost.attempt import CostConfig
+    from routing.records import RequestedModel, RequestFeatures
     from serving.frontier.client import FrontierClient
     from serving.frontier.config import FrontierConfig, ProviderConfig
     from serving.tiers import Call

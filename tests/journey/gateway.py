@@ -19,8 +19,8 @@ import httpx
 import uvicorn
 from openai import AsyncOpenAI
 
-from routing.cost import TokenPrice
-from routing.schema import Api, RequestRecord
+from routing.cost.attempt import TokenPrice
+from routing.records import Api, RequestRecord
 from serving.app import build_stack
 from serving.config import StackConfig
 from serving.ingress import build_app

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from routing.schema import Api, ToolCall, Usage
+from routing.records import Api, ToolCall, Usage
 from serving.errors import RouterFailed, StackError, Tier1Failed
 from serving.payloads import Adapter
 from serving.tiers import Call, EngineStats, Frame, RouterScore

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from routing.release import version_of
+from routing.learning.release import version_of
 from tests.journey.conftest import StartGateway
 from tests.journey.scripted import Draft, ScriptedTier1
 from tests.journey.test_promotion import publish, reloaded

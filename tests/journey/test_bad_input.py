@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from routing.schema import DecisionReason
+from routing.records import DecisionReason
 from tests.journey.conftest import StartGateway
 from tests.journey.gateway import Gateway
 from tests.journey.upstream import ok

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from routing.schema import AttemptKind, AttemptOutcome, RequestRecord, Tier
+from routing.records import AttemptKind, AttemptOutcome, RequestRecord, Tier
 from serving.app import build_stack
 from serving.ingress import build_app
 from serving.ledger.reader import LedgerReader

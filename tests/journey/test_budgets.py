@@ -10,7 +10,7 @@ import httpx
 import pytest
 import yaml
 
-from routing.schema import RequestOutcome
+from routing.records import RequestOutcome
 from serving.keys import KeyEntry, new_key
 from tests.journey.conftest import StartGateway
 from tests.journey.gateway import Gateway

@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from routing.schema import AttemptOutcome, RequestOutcome
+from routing.records import AttemptOutcome, RequestOutcome
 from serving.errors import QueueFull
 from serving.hold import GatedDraft
 from serving.release import Released

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from routing.schema import AttemptKind, AttemptOutcome, DecisionReason, RejectReason, Tier
+from routing.records import AttemptKind, AttemptOutcome, DecisionReason, RejectReason, Tier
 from tests.journey.gateway import Gateway
 from tests.journey.scripted import BROKEN_ENGINE, Draft
 from tests.journey.upstream import ok

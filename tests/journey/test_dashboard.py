@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from routing.savings import SavingsConfig
+from routing.cost.savings import SavingsConfig
 from serving.keys import new_key
 from serving.ledger.export import export_jsonl
 from serving.report.html import digest, render
@@ -321,7 +321,7 @@ def test_written_page_names_its_script_and_style_by_hash(tmp_path: Path) -> None
 
 
 def savings_report_of_nothing() -> Any:
-    from routing.savings import SavingsBook
+    from routing.cost.savings import SavingsBook
 
     return SavingsBook((), SavingsConfig()).report()
 

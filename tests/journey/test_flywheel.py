@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from models.__main__ import main
-from routing.release import version_of
+from routing.learning.release import version_of
 from serving.ledger.lessons import LessonStore
 from tests.journey.conftest import StartGateway
 from tests.journey.gateway import Gateway

@@ -23,8 +23,8 @@ from benchmarks.tasks.suite import Split, tasks
 from benchmarks.tasks.task import Task
 from models.__main__ import main as models
 from models.tier1.data import target_of
-from routing.release import RELEASE_FILE, Release
-from routing.schema import DecisionReason
+from routing.learning.release import RELEASE_FILE, Release
+from routing.records import DecisionReason
 from serving.__main__ import main as serving
 from serving.tiers import Call, Frame
 from tests.journey.gateway import gateway, journey_config

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI, InternalServerError
 
-from routing.schema import AttemptOutcome
+from routing.records import AttemptOutcome
 from tests.journey.conftest import StartGateway
 from tests.journey.gateway import Gateway, gateway, text_of
 from tests.journey.upstream import (

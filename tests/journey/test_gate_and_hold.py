@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from routing.schema import AttemptKind, AttemptOutcome, RejectReason, RequestOutcome, Tier, ToolCall
+from routing.records import AttemptKind, AttemptOutcome, RejectReason, RequestOutcome, Tier, ToolCall
 from serving.errors import RouterFailed
 from tests.journey.conftest import StartGateway
 from tests.journey.gateway import Gateway

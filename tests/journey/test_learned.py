@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from models.__main__ import main
-from routing.schema import AttemptKind, AttemptOutcome, DecisionReason, RejectReason
+from routing.records import AttemptKind, AttemptOutcome, DecisionReason, RejectReason
 from serving.errors import RouterFailed
 from tests.journey.conftest import StartGateway
 from tests.journey.scripted import Draft

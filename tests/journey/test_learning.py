@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import httpx
 import pytest
 
-from routing.samples import Grader, Sample, SampleSource
-from routing.schema import AttemptKind, AttemptOutcome, RequestRecord, Tier
+from routing.learning.samples import Grader, Sample, SampleSource
+from routing.records import AttemptKind, AttemptOutcome, RequestRecord, Tier
 from serving.ledger.lessons import LessonStore
 from tests.journey.conftest import StartGateway
 from tests.journey.gateway import Gateway

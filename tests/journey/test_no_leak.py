@@ -7,10 +7,19 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from routing.cost import CostConfig
-from routing.gate import GateConfig
-from routing.policy import PolicyConfig
-from routing.schema import Api, AttemptKind, AttemptOutcome, RequestedModel, RequestFeatures, RequestRecord, Tier, Usage
+from routing.cost.attempt import CostConfig
+from routing.gate.config import GateConfig
+from routing.ladder.policy import PolicyConfig
+from routing.records import (
+    Api,
+    AttemptKind,
+    AttemptOutcome,
+    RequestedModel,
+    RequestFeatures,
+    RequestRecord,
+    Tier,
+    Usage,
+)
 from serving.cascade import CascadeConfig, Sections, answer
 from serving.hold import DraftConfig
 from serving.release import ReleaseConfig, Released

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode
 
-from routing.schema import RequestedModel
+from routing.records import RequestedModel
 from tests.journey.gateway import Gateway
 
 CHAT, COMPLETIONS, MODEL = "/v1/chat/completions", "/v1/completions", "/v1/models/{name}"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from routing.release import RELEASE_FILE, version_of
+from routing.learning.release import RELEASE_FILE, version_of
 from serving.__main__ import main
 from tests.journey.conftest import StartGateway
 from tests.journey.gateway import Gateway

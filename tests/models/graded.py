@@ -2,7 +2,7 @@
 
 import random
 
-from routing.labels import Pair
+from routing.learning.labels import Pair
 
 NOUNS = ["apples", "trains", "coins", "houses", "letters", "birds", "lamps", "boats", "stones", "cards"]
 

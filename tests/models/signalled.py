@@ -2,8 +2,8 @@
 
 import random
 
-from routing.labels import Pair
-from routing.schema import Agreement
+from routing.learning.labels import Pair
+from routing.records import Agreement
 from tests.models.graded import NOUNS
 
 

@@ -11,8 +11,8 @@ import safetensors.numpy
 from models.artefact import read_questions
 from models.heads import ForestShape
 from models.training import train_panel
-from routing.head import HeadKind
-from routing.labels import question_key
+from routing.heads.evidence import HeadKind
+from routing.learning.labels import question_key
 from serving.artefact import manifest_path, read_panel, tensors_path
 from serving.errors import ConfigInvalid
 from tests.models.graded import graded

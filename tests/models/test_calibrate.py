@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from models.__main__ import main
-from routing.head import HeadKind
-from routing.labels import Pair
+from routing.heads.evidence import HeadKind
+from routing.learning.labels import Pair
 from serving.artefact import read_panel
 from tests.models.graded import graded
 

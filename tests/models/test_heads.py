@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from models.heads import ForestShape, TooFewPairs, evidence_of, fit_head, fit_linear, rows_of
-from routing.head import Evidence, HeadKind, Panel, Reads, structure_row, text_row
-from routing.quality import apgr, auroc, quality_curve
+from routing.heads.evidence import Evidence, HeadKind, Reads, structure_row, text_row
+from routing.heads.head import Panel
+from routing.learning.quality import apgr, auroc, quality_curve
 from tests.models.graded import graded
 from tests.models.signalled import signalled
 

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.logistic import fit_logistic
-from routing.logistic import Logistic
+from routing.heads.logistic import Logistic
 
 SIGNALS = np.array([0])
 

@@ -3,9 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
-from routing.cost import TokenPrice
+from routing.cost.attempt import TokenPrice
 from routing.prices import ModelPrices, PriceTable
-from routing.schema import Usage
+from routing.records import Usage
 
 
 def price(input_usd: float) -> TokenPrice:

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routing.amortisation import MONTH_HOURS, EngineRates, EngineRent
-from routing.cost import TokenPrice
-from routing.schema import Usage
+from routing.cost.attempt import TokenPrice
+from routing.records import Usage
 from routing.stack_cost import TieredMix, Traffic, shadow_ratio_for, stack_cost
 
 RATES = EngineRates(prefill_tokens_per_s=10_000, decode_tokens_per_s=1_000)

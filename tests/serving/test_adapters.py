@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from routing.policy import PolicyConfig
+from routing.ladder.policy import PolicyConfig
 from serving.adapters import AdapterShelf, read_adapter, read_adapters
 from serving.errors import ConfigInvalid
 from serving.payloads import Adapter

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing.schema import ToolCall, Usage
+from routing.records import ToolCall, Usage
 from serving.framing import Evidence, Framer, Step, merge_by_choice, usage_of
 from serving.tiers import Frame
 

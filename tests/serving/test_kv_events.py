@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from vllm.distributed.kv_events import AllBlocksCleared, BlockRemoved, BlockStored, KVEventBatch, ZmqEventPublisher
 
-from routing.kv_blocks import BlockIndex, ExactBlocks, block_keys, root_key
+from routing.replicas.kv_blocks import BlockIndex, ExactBlocks, block_keys, root_key
 from serving.kv_events import KvFollower, KvSource, event_root, read_batch
 
 SIZE = 4

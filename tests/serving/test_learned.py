@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from models.__main__ import main
-from routing.gate import GateConfig
-from routing.head import HeadKind
-from routing.policy import CategoryPolicy, PolicyConfig
+from routing.gate.config import GateConfig
+from routing.heads.evidence import HeadKind
+from routing.ladder.policy import CategoryPolicy, PolicyConfig
 from serving.artefact import manifest_path, tensors_path
 from serving.errors import ConfigInvalid
 from serving.learned import read_learned

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from routing.schema import RequestRecord
+from routing.records import RequestRecord
 from serving.__main__ import describe_path, dollars, main, parser
 from serving.keys import KeyRing
 from serving.ledger.config import LedgerConfig

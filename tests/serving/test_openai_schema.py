@@ -11,7 +11,7 @@ from openai.types import completion_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 from pydantic import TypeAdapter
 
-from routing.schema import RequestedModel
+from routing.records import RequestedModel
 from serving.errors import InvalidRequest, NotFound
 from serving.openai_schema import (
     REFUSED,

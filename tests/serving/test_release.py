@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message
 
-from routing.schema import Usage
+from routing.records import Usage
 from serving.errors import FrontierRejected, FrontierUnavailable, QueueFull, StackError, StreamBroken
 from serving.release import DONE, KEEP_ALIVE, QUEUED_FRAMES, ReleaseConfig, Released, retry_headers
 from serving.tiers import Frame

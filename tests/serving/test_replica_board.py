@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from routing.kv_blocks import MAX_REPLICAS, ExactBlocks, MirrorBlocks, block_keys, root_key
-from routing.schema import Api, ReplicaMode
+from routing.records import Api, ReplicaMode
+from routing.replicas.kv_blocks import MAX_REPLICAS, ExactBlocks, MirrorBlocks, block_keys, root_key
 from serving.kv_events import KvFollower, KvSource
 from serving.payloads import Adapter, DraftPayload
 from serving.replica_board import (

@@ -9,7 +9,7 @@ import pytest
 from ray.serve._private.common import DeploymentHandleSource, DeploymentID, ReplicaID, RequestMetadata
 from ray.serve._private.request_router.common import PendingRequest
 
-from routing.schema import Api, ReplicaMode
+from routing.records import Api, ReplicaMode
 from serving.payloads import DraftPayload, ScorePayload
 from serving.replica_board import ReplicaRoutingConfig
 from serving.replica_router import KvAwareRouter

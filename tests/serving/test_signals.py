@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from routing.cost import CostConfig
-from routing.gate import GateConfig
-from routing.schema import (
+from routing.cost.attempt import CostConfig
+from routing.gate.config import GateConfig
+from routing.records import (
     Agreement,
     Api,
     AttemptKind,

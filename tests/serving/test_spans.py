@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 from opentelemetry.trace import SpanKind, StatusCode, format_span_id, format_trace_id
 
-from routing.schema import AttemptKind, AttemptOutcome, RequestOutcome, RequestRecord
+from routing.records import AttemptKind, AttemptOutcome, RequestOutcome, RequestRecord
 from serving.config import StackConfig
 from serving.errors import ConfigInvalid
 from serving.spans import SpanFacts, Spans, TracesConfig, request_spans

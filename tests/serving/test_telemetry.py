@@ -9,8 +9,8 @@ from hypothesis import given
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from routing.budget import Action, Scope
-from routing.schema import RequestedModel, RequestOutcome, RequestRecord, Tier, Usage
+from routing.cost.budget import Action, Scope
+from routing.records import RequestedModel, RequestOutcome, RequestRecord, Tier, Usage
 from serving.frontier.breaker import BreakerState
 from serving.frontier.errors import Reason
 from serving.learning.sampler import SampleEvent

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from routing.schema import Api
+from routing.records import Api
 from serving.errors import ConfigInvalid, ContextLengthExceeded, InvalidRequest
 from serving.openai_schema import WireLimits, read_chat, to_call_body
 from serving.tokenizer import INLINE_CHARS, PromptTokenizer

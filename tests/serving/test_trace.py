@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from routing.cost import NOT_BILLED, CostConfig, TokenPrice
-from routing.schema import (
+from routing.cost.attempt import NOT_BILLED, CostConfig, TokenPrice
+from routing.records import (
     Api,
     AttemptKind,
     AttemptOutcome,

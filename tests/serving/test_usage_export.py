@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from routing.reconcile import UsageBucket, reconcile
+from routing.cost.reconcile import UsageBucket, reconcile
 from serving.errors import ConfigInvalid
 from serving.report.reconciled import render
 from serving.usage_export import UsageFields, day_of, fields_named, ledger_usage, read_export

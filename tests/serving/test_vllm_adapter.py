@@ -25,7 +25,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.metrics.stats import IterationStats, PrefixCacheStats, SchedulerStats
 
-from routing.schema import Api
+from routing.records import Api
 from serving.engine_config import EngineConfig
 from serving.vllm_adapter import (
     Evidence,
@@ -269,7 +269,7 @@ def test_body_has_openais_fields_and_no_empty_ones_of_vllm() -> None:
 
 
 def test_adapters_are_loaded_by_name_and_are_part_of_a_blocks_hash() -> None:
-    """`VllmEngine.load_lora` and the keys of routing/kv_blocks.py lean on these."""
+    """`VllmEngine.load_lora` and the keys of routing/replicas/kv_blocks.py lean on these."""
     assert parameters(OpenAIServingModels.load_lora_adapter)[:2] == ["self", "request"]
     assert {"lora_name", "lora_path"} <= set(LoadLoRAAdapterRequest.model_fields)
     assert "openai_serving_models" in inspect.getsource(init_app_state)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from benchmarks.layers.claims import FRONTIER, GATE, PREFIX, REPLICAS, ROUTING, Measured
 from benchmarks.layers.row import Answered, make_row
-from routing.schema import Tier
+from routing.records import Tier
 
 N = 40
 BATCHING = "+ continuous batching"

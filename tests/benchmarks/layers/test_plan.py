@@ -10,10 +10,10 @@ from benchmarks.layers import plan
 from benchmarks.layers.desks import DESKS, body
 from benchmarks.layers.stack import LayersError, read_profile
 from benchmarks.tasks.suite import FAMILIES, Split, tasks
-from routing.features import request_features
-from routing.policy import PolicyConfig
-from routing.release import Variant
-from routing.schema import Api
+from routing.ladder.features import request_features
+from routing.ladder.policy import PolicyConfig
+from routing.learning.release import Variant
+from routing.records import Api
 from serving.config import load_config, with_overrides
 
 CPU = Path("deploy/profiles/cpu.yaml")

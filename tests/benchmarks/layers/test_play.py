@@ -19,7 +19,7 @@ from benchmarks.section import Plan
 from benchmarks.tasks.command import some
 from benchmarks.tasks.suite import Split, tasks
 from benchmarks.tasks.task import Number, Task
-from routing.release import RELEASE_FILE, Release
+from routing.learning.release import RELEASE_FILE, Release
 from tests.benchmarks.layers.answers import N, ladder, measured, one
 
 SUMS = [task for task in some(tasks(Split.TEST), 4, 0) if task.kind == "arithmetic"]

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.layers.row import answered, make_row, part_throughputs
-from routing.schema import (
+from routing.records import (
     Api,
     Attempt,
     AttemptKind,

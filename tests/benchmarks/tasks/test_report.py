@@ -15,8 +15,8 @@ from benchmarks.tasks.report import family_rows, read_panel, strategy_row
 from benchmarks.tasks.suite import Split, tasks
 from benchmarks.tasks.task import Exact, Number, Task
 from models.__main__ import main as models
-from routing.head import HeadKind
-from routing.schema import (
+from routing.heads.evidence import HeadKind
+from routing.records import (
     Agreement,
     Api,
     Attempt,

@@ -10,7 +10,7 @@ from benchmarks.tasks.grading import grade
 from benchmarks.tasks.suite import FAMILIES, SIZES, Split, TooSmall, family, tasks
 from benchmarks.tasks.task import Exact, Question
 from models.tier1.data import target_of
-from routing.labels import question_key
+from routing.learning.labels import question_key
 
 
 def test_splits_share_no_question() -> None:

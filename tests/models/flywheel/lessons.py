@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from routing.samples import Feedback, Grader, Sample, SampleSource
+from routing.learning.samples import Feedback, Grader, Sample, SampleSource
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 NOUNS = ["apples", "trains", "coins", "houses", "letters", "birds", "lamps", "boats", "stones", "cards", "rivers"]

@@ -9,7 +9,7 @@ import pytest
 
 from models.__main__ import main
 from models.flywheel.registry import Registry
-from routing.samples import Sample
+from routing.learning.samples import Sample
 from serving.ledger.config import LedgerConfig
 from serving.ledger.lessons import LessonStore
 from serving.ledger.store import Store

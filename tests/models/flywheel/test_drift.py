@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from models.__main__ import main
-from routing.schema import RequestRecord
+from routing.records import RequestRecord
 from serving.ledger.config import LedgerConfig
 from serving.ledger.store import Store
 from tests.serving.ledger.examples import ACCEPTED

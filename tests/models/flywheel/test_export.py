@@ -9,7 +9,7 @@ from models.__main__ import main
 from models.flywheel.export import EvaluationLeak, ExportKind, NothingToExport, SecretLeft, make_export, split_by_time
 from models.router.data import load_pairs
 from models.tier1.data import read_examples
-from routing.samples import SampleSource
+from routing.learning.samples import SampleSource
 from serving.ledger.config import LedgerConfig
 from serving.ledger.lessons import LessonStore
 from serving.ledger.store import Store

@@ -15,9 +15,9 @@ from models.flywheel.registry import ArtefactKind, ArtefactManifest, Registry, s
 from models.heads import ForestShape
 from models.router.data import data_sha256
 from models.training import train_panel
-from routing.head import HeadKind
-from routing.labels import Pair
-from routing.promotion import Margins, RefusalReason
+from routing.heads.evidence import HeadKind
+from routing.learning.labels import Pair
+from routing.learning.promotion import Margins, RefusalReason
 from tests.models.graded import graded
 
 TRAIN, FIT, HELDOUT = graded(500, seed=1), graded(400, seed=2), graded(400, seed=3)

@@ -3,7 +3,7 @@
 import pytest
 
 from models.flywheel.implicit import ImplicitSignals, implicit_signals
-from routing.samples import Sample
+from routing.learning.samples import Sample
 from tests.models.flywheel.lessons import sample
 
 ASKED = {"role": "user", "content": "how do I sort a list of numbers in python"}

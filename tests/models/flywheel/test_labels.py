@@ -3,8 +3,8 @@
 import pytest
 
 from models.flywheel.labels import cap_tenants, grade, graded_pairs, matches, not_believed, tenant_hash
-from routing.labels import question_key
-from routing.samples import Grader, SampleSource
+from routing.learning.labels import question_key
+from routing.learning.samples import Grader, SampleSource
 from tests.models.flywheel.lessons import question, said, sample
 
 UNGRADED = {"grader": None, "tier1_quality": None, "frontier_quality": None}

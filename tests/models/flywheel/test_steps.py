@@ -8,10 +8,10 @@ import pytest
 from models.flywheel.monitor import LiveMargins, Turned, live_by_version, turned
 from models.flywheel.registry import ArtefactManifest, Registry, RegistryInvalid
 from models.flywheel.steps import finish, roll_back, start_canary, watch_release, with_adapter
-from routing.labels import Pair
-from routing.policy import PolicyConfig
-from routing.release import marked
-from routing.schema import RequestOutcome, RequestRecord, Tier
+from routing.ladder.policy import PolicyConfig
+from routing.learning.labels import Pair
+from routing.learning.release import marked
+from routing.records import RequestOutcome, RequestRecord, Tier
 from tests.serving.ledger.examples import ACCEPTED
 
 MARGINS = LiveMargins(n_resamples=200)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from routing.cost import CostConfig, TokenPrice
-from routing.schema import Api, Attempt, AttemptOutcome, RequestedModel, RequestFeatures
+from routing.cost.attempt import CostConfig, TokenPrice
+from routing.records import Api, Attempt, AttemptOutcome, RequestedModel, RequestFeatures
 from serving.frontier.breaker import BreakerState
 from serving.frontier.client import FrontierClient
 from serving.frontier.errors import Reason

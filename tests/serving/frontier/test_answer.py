@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing.schema import Api, ToolCall, Usage
+from routing.records import Api, ToolCall, Usage
 from serving.frontier.answer import Answer, estimate_tokens
 from serving.frontier.provider import Counts, Piece
 from serving.tiers import Frame

@@ -7,7 +7,7 @@ import traceback
 
 import pytest
 
-from routing.schema import Api, Tier
+from routing.records import Api, Tier
 from serving.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,

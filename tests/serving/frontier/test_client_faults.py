@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import pytest
 
-from routing.schema import ToolCall, Usage
+from routing.records import ToolCall, Usage
 from serving.errors import (
     FrontierRateLimited,
     FrontierRejected,

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from routing.schema import Usage
+from routing.records import Usage
 from tests.journey.upstream import (
     UsageStyle,
     error,

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from routing.schema import (
+from routing.records import (
     Api,
     Attempt,
     AttemptKind,

@@ -5,7 +5,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from routing.schema import (
+from routing.records import (
     Agreement,
     Api,
     Attempt,

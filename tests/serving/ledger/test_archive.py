@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from routing.schema import RequestRecord
+from routing.records import RequestRecord
 from serving.ledger import Ledger, LedgerConfig, LedgerReader
 from serving.ledger.archive import Archive
 from serving.ledger.lines import from_line

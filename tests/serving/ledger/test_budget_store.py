@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from routing.budget import Action, Budget, BudgetConfig, Period, Scope
+from routing.cost.budget import Action, Budget, BudgetConfig, Period, Scope
 from serving.ledger.budget_store import BudgetStore, Granted, Reserve, Settle
 from serving.ledger.config import LedgerConfig
 from serving.ledger.store import StorageDown, Store
@@ -22,7 +22,7 @@ BLUE = ((Scope.TENANT, "blue"),)
 RACE = """
 import json, sys
 from datetime import UTC, datetime, timedelta
-from routing.budget import BudgetConfig, Scope
+from routing.cost.budget import BudgetConfig, Scope
 from serving.ledger.budget_store import BudgetStore, Reserve
 from serving.ledger.config import LedgerConfig
 store = BudgetStore(LedgerConfig(**json.loads(sys.argv[1])), BudgetConfig())

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from routing.samples import Feedback, Grader, Sample, SampleSource
-from routing.schema import AttemptKind
+from routing.learning.samples import Feedback, Grader, Sample, SampleSource
+from routing.records import AttemptKind
 from serving.ledger.config import LedgerConfig
 from serving.ledger.lessons import LessonStore
 from serving.ledger.store import StorageDown, Store

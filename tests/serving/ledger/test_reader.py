@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from routing.prefill import PrefillFit
-from routing.schema import AttemptKind, RequestOutcome, Tier, Usage
+from routing.cost.prefill_speed import PrefillFit
+from routing.records import AttemptKind, RequestOutcome, Tier, Usage
 from serving.errors import ConfigInvalid
 from serving.ledger.config import LedgerConfig
 from serving.ledger.reader import LedgerReader

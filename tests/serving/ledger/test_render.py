@@ -4,7 +4,7 @@ from pathlib import Path
 
 from hypothesis import given
 
-from routing.schema import RequestRecord
+from routing.records import RequestRecord
 from serving.ledger import render
 from tests.golden import assert_golden
 from tests.serving.ledger.examples import ACCEPTED, EXAMPLES

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 
-from routing.schema import RequestRecord
+from routing.records import RequestRecord
 from serving.ledger.lines import from_line, to_line
 from serving.ledger.rows import attempt_rows, record_from_rows, request_row
 from serving.ledger.tables import attempts, requests

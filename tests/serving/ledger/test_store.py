@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from sqlalchemy import MetaData, inspect, text
 from sqlalchemy.dialects import postgresql
 
-from routing.schema import RequestRecord
+from routing.records import RequestRecord
 from serving.ledger.config import LedgerConfig
 from serving.ledger.reader import LedgerReader
 from serving.ledger.rows import attempt_rows, request_row

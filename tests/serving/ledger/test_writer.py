@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from routing.schema import RequestRecord
+from routing.records import RequestRecord
 from serving.ledger import Ledger, LedgerConfig, LedgerReader
 from serving.ledger.lines import to_line
 from serving.ledger.spool import SUFFIX

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from routing.samples import Sample, SampleSource
-from routing.savings import Grade, Layer, SavingsConfig
-from routing.schema import AttemptOutcome, RequestRecord, Usage
+from routing.cost.savings import Grade, Layer, SavingsConfig
+from routing.learning.samples import Sample, SampleSource
+from routing.records import AttemptOutcome, RequestRecord, Usage
 from serving.errors import ConfigInvalid
 from serving.ledger.config import LedgerConfig
 from serving.ledger.export import export_jsonl

@@ -1,0 +1,1 @@
+"""What an attempt costs, what was saved, and what a budget still allows."""

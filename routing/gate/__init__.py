@@ -1,0 +1,1 @@
+"""Whether a draft is good enough."""

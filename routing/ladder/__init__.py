@@ -1,0 +1,1 @@
+"""Which tier a request goes to first, and which comes next."""

@@ -1,0 +1,1 @@
+"""Facts about a text: language, category, loops, refusals, secrets."""
