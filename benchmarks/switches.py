@@ -77,7 +77,7 @@ def server(settings: dict[str, Any]) -> Iterator[Target]:
     """vLLM's own server on a free port, started as the stack starts its stand-in; it ends when its input does."""
     port = free_port()
     child = subprocess.Popen(
-        [sys.executable, "-m", "serving.standin"],
+        [sys.executable, "-m", "serving.engine.standin"],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -13,7 +13,7 @@ from models.errors import ModelsError
 from routing.heads.evidence import HeadKind
 from routing.heads.head import Head, tensors_of
 from routing.heads.manifest import Manifest
-from serving.artefact import manifest_path, read_panel, tensors_path
+from serving.artefacts.heads import manifest_path, read_panel, tensors_path
 from serving.errors import ConfigInvalid
 
 QUESTIONS = "questions"  # uint8 (n, 16): keys of the questions trained on, so that calibration can leave them out

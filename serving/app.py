@@ -16,29 +16,29 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from routing.learning.release import Variant, marked
-from serving.adapters import read_adapters
-from serving.budgets import Budgets
+from serving.access.budgets import Budgets
+from serving.access.idempotency import IdempotencyStore
+from serving.access.keys import KeyRing, load_or_make_secret
+from serving.artefacts.heads import read_learned
+from serving.artefacts.weights import model_path
+from serving.cascade.releases import Releases, Running
 from serving.config import StackConfig, parse_config, with_overrides
-from serving.engine import engine_deployment
-from serving.frontier.client import FrontierClient
-from serving.idempotency import IdempotencyStore
-from serving.ingress import build_app
-from serving.keys import KeyRing, load_or_make_secret
-from serving.learned import read_learned
+from serving.engine.adapters import read_adapters
+from serving.engine.client import RayRouter, RayTier1
+from serving.engine.deployment import engine_deployment
+from serving.gateway.gateway import Stack, Tokenizer
+from serving.gateway.routes import build_app
+from serving.gateway.tokenizer import PromptTokenizer
+from serving.hosted.client import FrontierClient
 from serving.learning.feedback import FeedbackDesk
 from serving.learning.sampler import Sampler
-from serving.ledger.lessons import LessonStore
+from serving.ledger.samples import LessonStore
 from serving.ledger.writer import Ledger
-from serving.load_exchange import LoadExchange, asks, forwarder_deployment
-from serving.loopback import keep_replica_on_loopback
-from serving.ray_tiers import RayRouter, RayTier1
-from serving.releases import Releases, Running
-from serving.spans import Spans
-from serving.stack import Stack, Tokenizer
-from serving.telemetry import Telemetry
-from serving.tiers import DraftEngine, RouterModel, Tiers
-from serving.tokenizer import PromptTokenizer
-from serving.weights import model_path
+from serving.process.loopback import keep_replica_on_loopback
+from serving.replicas.load_exchange import LoadExchange, asks, forwarder_deployment
+from serving.request.tiers import DraftEngine, RouterModel, Tiers
+from serving.telemetry.metrics import Telemetry
+from serving.telemetry.spans import Spans
 
 APPLICATION = "tierwise"
 

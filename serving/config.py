@@ -14,31 +14,39 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from routing.cost.attempt import CostConfig
 from routing.cost.budget import BudgetConfig
 from routing.gate.config import GateConfig
 from routing.ladder.policy import PolicyConfig
 from routing.records import Record
-from serving.cascade import CascadeConfig, Sections
-from serving.engine_config import EngineConfig
+from serving.access.idempotency import IdempotencyConfig
+from serving.cascade.gated_draft import DraftConfig
+from serving.cascade.releases import PromotionConfig
+from serving.cascade.sections import CascadeConfig, Sections
+from serving.engine.config import EngineConfig
+from serving.engine.standin import StandinConfig
 from serving.errors import ConfigInvalid
-from serving.frontier.config import FrontierConfig
-from serving.hardware import HardwareConfig
-from serving.hold import DraftConfig
-from serving.idempotency import IdempotencyConfig
+from serving.gateway.config import GatewayConfig
+from serving.gateway.response import ReleaseConfig
+from serving.hosted.config import FrontierConfig
 from serving.learning.config import LearningConfig
 from serving.ledger.config import LedgerConfig
-from serving.release import ReleaseConfig
-from serving.releases import PromotionConfig
-from serving.spans import TracesConfig
-from serving.stack import GatewayConfig
-from serving.standin import StandinConfig
+from serving.telemetry.spans import TracesConfig
 
 ENV_PREFIX = "STACK_"
 ENV_NESTING = "__"
 SECRET = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+class HardwareConfig(Record):
+    """One kind of machine. Nothing is allocated by these numbers; a plan that does not fit them is refused."""
+
+    name: str = Field(min_length=1, description="in words")
+    gpus: int = Field(0, ge=0, description="of the whole cluster at its largest; 0: engines run on CPUs")
+    gpu_memory_gib: float | None = Field(None, gt=0, description="of one GPU, as nvidia-smi shows it, rounded down")
+    memory_gib: float | None = Field(None, gt=0, description="host memory of one machine")
 
 
 class StackConfig(Record):

@@ -66,7 +66,7 @@ def standin(profile: Mapping[str, Any]) -> Iterator[str]:
             "OMP_WAIT_POLICY": "PASSIVE",
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         }
-    command = [sys.executable, "-m", "serving.standin"]
+    command = [sys.executable, "-m", "serving.engine.standin"]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=env, start_new_session=True)
     assert child.stdin is not None
     try:

@@ -21,7 +21,7 @@ from routing.learning.samples import Feedback, Sample, SampleSource
 from routing.text.redaction import findings
 from serving.errors import ConfigInvalid
 from serving.ledger.config import LedgerConfig
-from serving.ledger.lessons import LessonStore
+from serving.ledger.samples import LessonStore
 from serving.ledger.store import StorageDown
 
 

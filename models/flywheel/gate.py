@@ -17,7 +17,7 @@ from routing.heads.evidence import Evidence, HeadKind
 from routing.heads.head import Panel
 from routing.learning.labels import Pair, question_key
 from routing.learning.promotion import Comparison, Margins, Outcomes, RefusalReason, compare, refusals
-from serving.artefact import read_panel
+from serving.artefacts.heads import read_panel
 from serving.errors import ConfigInvalid
 
 

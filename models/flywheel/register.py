@@ -16,7 +16,7 @@ from models.flywheel.registry import ArtefactKind, ArtefactManifest, Registry, c
 from models.tier1.summary import SUMMARY
 from routing.heads.evidence import HeadKind
 from routing.learning.release import RELOADABLE, Variant
-from serving.artefact import read_manifest
+from serving.artefacts.heads import read_manifest
 from serving.errors import ConfigInvalid
 
 

@@ -8,7 +8,7 @@ from models.artefact import ArtefactInvalid
 from models.router.data import load_pairs
 from routing.heads.evidence import HeadKind, evidence_of
 from routing.heads.head import Panel
-from serving.artefact import read_panel
+from serving.artefacts.heads import read_panel
 from serving.errors import ConfigInvalid
 
 

@@ -9,10 +9,10 @@ from pydantic import Field, ValidationError, model_validator
 from routing.learning.samples import Feedback
 from routing.records import Record
 from routing.text.redaction import redact
+from serving.api.json_body import parse_body
 from serving.errors import InvalidRequest, LedgerUnavailable, NotFound, TenantLimited
-from serving.json_body import parse_body
 from serving.learning.config import LearningConfig
-from serving.ledger.lessons import Asked, LessonStore
+from serving.ledger.samples import Asked, LessonStore
 from serving.ledger.store import StorageDown
 from serving.ledger.writer import Ledger
 

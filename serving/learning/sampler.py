@@ -35,11 +35,13 @@ from routing.text.redaction import redact
 from routing.text.request_body import messages_of
 from serving.errors import StackError
 from serving.learning.config import LearningConfig
-from serving.ledger.lessons import LessonStore
+from serving.ledger.samples import LessonStore
 from serving.ledger.store import StorageDown
 from serving.ledger.writer import Ledger
-from serving.tiers import Call, Frame, FrontierModel
-from serving.trace import RequestTrace
+from serving.request.call import Call
+from serving.request.frame import Frame
+from serving.request.tiers import FrontierModel
+from serving.request.trace import RequestTrace
 
 log = logging.getLogger(__name__)
 

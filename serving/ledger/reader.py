@@ -28,7 +28,7 @@ from routing.cost.prefill_speed import PrefillFit, PrefillSpeed
 from routing.cost.savings import Grade
 from routing.records import AttemptKind, AttemptOutcome, Record, RequestOutcome, RequestRecord, Tier
 from serving.errors import ConfigInvalid
-from serving.ledger import render
+from serving.ledger import tail as render
 from serving.ledger.config import LedgerConfig
 from serving.ledger.rows import record_from_rows
 from serving.ledger.store import open_engine

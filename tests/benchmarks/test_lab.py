@@ -11,8 +11,8 @@ from benchmarks.lab import DEPLOYMENT_KEYS, Labs, lab_profile, real_tier1
 from benchmarks.section import Plan
 from benchmarks.targets import BLOCK_TOKENS
 from serving.config import load_config
-from serving.engine_config import EngineConfig
-from serving.vllm_settings import VllmSettings
+from serving.engine.config import EngineConfig
+from serving.engine.vllm_flags import VllmSettings
 
 TINY: dict[str, Any] = {
     "model": "/somewhere/tiny",

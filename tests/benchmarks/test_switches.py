@@ -8,7 +8,7 @@ import yaml
 
 from benchmarks.spread import over_rounds
 from benchmarks.switches import AS_CONFIGURED, CPU_SWITCHES, GPU_SWITCHES, settings_with, table
-from serving.standin import StandinConfig
+from serving.engine.standin import StandinConfig
 
 ON_CPU = yaml.safe_load(Path("deploy/profiles/cpu.yaml").read_text())["tier1"]
 ON_GPU = yaml.safe_load(Path("deploy/profiles/gpu-80g.yaml").read_text())["tier1"]

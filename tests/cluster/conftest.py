@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from routing.records import AttemptKind, RequestRecord
-from serving.keys import new_key
+from serving.access.keys import new_key
 from serving.ledger.config import LedgerConfig
 from serving.ledger.reader import LedgerReader
 from tests.cluster.frontier import frontier

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from benchmarks.tiny_model import write_model
-from serving.keys import new_key
+from serving.access.keys import new_key
 from tests.cluster.conftest import SMALL
 from tests.cluster.hosts import Host, listeners, switched_hosts
 from tests.cluster.ray_cluster import ROOT, until

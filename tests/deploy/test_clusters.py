@@ -11,7 +11,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.serve.schema import ServeDeploySchema
 
-from serving.build import serve_config
+from serving.commands.build import serve_config
 from serving.config import SECRET, load_config
 
 ROOT = Path(__file__).resolve().parents[2]

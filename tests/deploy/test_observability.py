@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from serving.grafana import dashboard, dashboard_json, metrics
+from serving.telemetry.grafana import dashboard, dashboard_json, metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"

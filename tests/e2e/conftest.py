@@ -25,10 +25,12 @@ import pytest
 import pytest_asyncio
 
 from routing.records import Api, RequestedModel, RequestFeatures
-from serving.engine import engine_deployment
-from serving.engine_config import EngineConfig
-from serving.ray_tiers import RayTier1
-from serving.tiers import Call, EngineStats, Frame
+from serving.engine.client import RayTier1
+from serving.engine.config import EngineConfig
+from serving.engine.deployment import engine_deployment
+from serving.request.call import Call
+from serving.request.frame import Frame
+from serving.request.tiers import EngineStats
 
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / ".cache" / "tierwise" / "models"

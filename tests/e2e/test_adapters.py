@@ -12,15 +12,15 @@ import pytest_asyncio
 
 from benchmarks.tiny_model import write_model
 from routing.records import ReplicaMode
-from serving.adapters import read_adapter
-from serving.engine import engine_deployment
-from serving.engine_config import EngineConfig
+from serving.engine.adapters import read_adapter
+from serving.engine.client import RayTier1
+from serving.engine.config import EngineConfig
+from serving.engine.deployment import engine_deployment
+from serving.engine.vllm_flags import LoraSettings
 from serving.errors import Tier1Failed
-from serving.payloads import Adapter
-from serving.ray_tiers import RayTier1
-from serving.replica_board import ReplicaBoard
-from serving.tiers import Call, Frame
-from serving.vllm_settings import LoraSettings
+from serving.replicas.tracker import ReplicaBoard
+from serving.request.call import Adapter, Call
+from serving.request.frame import Frame
 from tests.e2e.conftest import END_TO_END, SMALL, collect
 from tests.e2e.test_replicas import SETTINGS, body, followed, words
 

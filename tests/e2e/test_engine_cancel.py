@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from serving.engine.client import RayTier1
 from serving.errors import QueueFull
-from serving.ray_tiers import RayTier1
-from serving.tiers import Call, EngineStats, Frame
+from serving.request.call import Call
+from serving.request.frame import Frame
+from serving.request.tiers import EngineStats
 from tests.e2e.conftest import END_TO_END, TIER1, until_idle
 
 pytestmark = END_TO_END

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from routing.records import Api
+from serving.engine.client import RayTier1
 from serving.errors import ContextLengthExceeded, InvalidRequest
-from serving.ray_tiers import RayTier1
-from serving.tiers import Call, Frame
+from serving.request.call import Call
+from serving.request.frame import Frame
 from tests.e2e.conftest import END_TO_END, TIER1, chat_ids, collect
 
 pytestmark = END_TO_END

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from serving.engine.client import RayTier1
 from serving.errors import Tier1Failed
-from serving.ray_tiers import RayTier1
-from serving.tiers import Call
+from serving.request.call import Call
 from tests.e2e.conftest import END_TO_END, collect
 
 pytestmark = END_TO_END

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from routing.records import Api
-from serving.ray_tiers import RayRouter, RayTier1
-from serving.router_prompt import RouterPrompts
-from serving.tiers import Call
+from serving.engine.client import RayRouter, RayTier1
+from serving.engine.router_prompt import RouterPrompts
+from serving.request.call import Call
 from tests.e2e.conftest import END_TO_END, TIER1, collect
 
 pytestmark = END_TO_END

@@ -14,7 +14,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from serving.standin import Standin, StandinConfig
+from serving.engine.standin import Standin, StandinConfig
 from tests.e2e.conftest import END_TO_END, MODELS, ROOT, SMALL
 
 pytestmark = END_TO_END
@@ -97,7 +97,7 @@ async def test_stranger_without_the_key_is_refused(standin: Standin) -> None:
 def kill_the_parent(settings: str, log: Path) -> list[int]:
     """Start a process that starts a stand-in, kill it, and say which processes of the stand-in outlive it for long."""
     code = (
-        "import sys, time; from pathlib import Path; from serving.standin import Standin, StandinConfig\n"
+        "import sys, time; from pathlib import Path; from serving.engine.standin import Standin, StandinConfig\n"
         "s = Standin(StandinConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2])); s.start()\n"
         "print(s._process.pid, flush=True); time.sleep(600)"
     )

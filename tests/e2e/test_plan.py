@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from serving.commands.plan import EngineBudget, plan
 from serving.config import load_config
-from serving.plan import EngineBudget, plan
-from serving.vllm_settings import GIB
+from serving.engine.vllm_flags import GIB
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -24,7 +24,7 @@ import json, sys
 from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.model_loader import base_loader
 from vllm.v1.engine.llm_engine import LLMEngine
-from serving.vllm_adapter import parse_flags
+from serving.engine.vllm_engine import parse_flags
 
 loaded = {}
 pack = base_loader.process_weights_after_loading

@@ -26,14 +26,15 @@ import zmq.asyncio
 from benchmarks.tiny_model import write_model
 from routing.records import ReplicaMode
 from routing.replicas.kv_blocks import BlockIndex, ExactBlocks, block_keys, root_key
-from serving.engine import engine_deployment
-from serving.engine_config import EngineConfig
+from serving.engine.client import RayTier1
+from serving.engine.config import EngineConfig
+from serving.engine.deployment import engine_deployment
+from serving.engine.vllm_flags import GIB
 from serving.errors import Tier1Failed
-from serving.kv_events import KvFollower, KvSource
-from serving.ray_tiers import RayTier1
-from serving.replica_board import ReplicaBoard
-from serving.tiers import Call, Frame
-from serving.vllm_settings import GIB
+from serving.replicas.kv_events import KvFollower, KvSource
+from serving.replicas.tracker import ReplicaBoard
+from serving.request.call import Call
+from serving.request.frame import Frame
 from tests.e2e.conftest import END_TO_END, ROOT, SMALL, collect
 from tests.e2e.stack import free_port
 
@@ -257,7 +258,9 @@ async def engine_at(folder: str, port: int, weights: str) -> AsyncGenerator[http
         "replay_endpoint": f"ipc://{folder}/replay",
     }
     flags = config.flags() | {"kv_events_config": json.dumps(events), "host": "127.0.0.1", "port": port}
-    code = "import json, sys; from serving.vllm_adapter import serve_openai; serve_openai(json.loads(sys.argv[1]))"
+    code = (
+        "import json, sys; from serving.engine.vllm_engine import serve_openai; serve_openai(json.loads(sys.argv[1]))"
+    )
     child = subprocess.Popen(  # noqa: ASYNC220 - starts in milliseconds
         [sys.executable, "-c", code, json.dumps(flags)],
         cwd=ROOT,

@@ -14,7 +14,7 @@ from routing.learning.release import RELEASE_FILE
 from routing.records import Api, AttemptKind, AttemptOutcome, DecisionReason, RequestOutcome, RequestRecord, Tier
 from routing.text.answers import answer_of
 from routing.text.request_body import asked_text
-from serving.artefact import read_panel
+from serving.artefacts.heads import read_panel
 from tests.e2e.stack import ROOT, RunningStack, running
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
@@ -269,10 +269,10 @@ def test_anthropic_provider_answers_from_a_real_messages_server(stack: RunningSt
 
     from routing.cost.attempt import CostConfig
     from routing.records import RequestedModel, RequestFeatures
-    from serving.frontier.client import FrontierClient
-    from serving.frontier.config import FrontierConfig, ProviderConfig
-    from serving.tiers import Call
-    from serving.trace import RequestTrace
+    from serving.hosted.client import FrontierClient
+    from serving.hosted.config import FrontierConfig, ProviderConfig
+    from serving.request.call import Call
+    from serving.request.trace import RequestTrace
 
     provider = ProviderConfig(
         name="standin", kind="anthropic", base_url=stack.standin_url, api_key=SecretStr("none"),

@@ -23,9 +23,9 @@ from routing.cost.attempt import TokenPrice
 from routing.records import Api, RequestRecord
 from serving.app import build_stack
 from serving.config import StackConfig
-from serving.ingress import build_app
+from serving.gateway.gateway import Stack
+from serving.gateway.routes import build_app
 from serving.ledger.reader import LedgerReader
-from serving.stack import Stack
 from tests.journey.scripted import ScriptedRouter, ScriptedTier1
 from tests.journey.upstream import ScriptedUpstream
 from tests.journey.upstream_wire import Bell

@@ -13,8 +13,9 @@ from typing import Any, Self
 
 from routing.records import Api, ToolCall, Usage
 from serving.errors import RouterFailed, StackError, Tier1Failed
-from serving.payloads import Adapter
-from serving.tiers import Call, EngineStats, Frame, RouterScore
+from serving.request.call import Adapter, Call
+from serving.request.frame import Frame, RouterScore
+from serving.request.tiers import EngineStats
 from tests.journey.upstream_wire import Bell
 
 TIER1_MODEL = "scripted-tier1"

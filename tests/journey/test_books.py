@@ -14,9 +14,10 @@ import pytest
 
 from routing.records import AttemptKind, AttemptOutcome, RequestRecord, Tier
 from serving.app import build_stack
-from serving.ingress import build_app
+from serving.gateway.routes import build_app
 from serving.ledger.reader import LedgerReader
-from serving.tiers import Call, Frame
+from serving.request.call import Call
+from serving.request.frame import Frame
 from tests.journey.gateway import PRICE, WordTokenizer, journey_config
 from tests.journey.scripted import BROKEN_ENGINE, Draft, ScriptedRouter, ScriptedTier1
 from tests.journey.upstream import Exchange, Script, ScriptedUpstream, UsageStyle, cut, error, no_done, ok, stall

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from routing.records import RequestOutcome
-from serving.keys import KeyEntry, new_key
+from serving.access.keys import KeyEntry, new_key
 from tests.journey.conftest import StartGateway
 from tests.journey.gateway import Gateway
 from tests.journey.scripted import Draft

@@ -14,10 +14,10 @@ import psutil
 import pytest
 
 from routing.records import AttemptOutcome, RequestOutcome
+from serving.cascade.gated_draft import GatedDraft
 from serving.errors import QueueFull
-from serving.hold import GatedDraft
-from serving.release import Released
-from serving.trace import RequestTrace
+from serving.gateway.response import Released
+from serving.request.trace import RequestTrace
 from tests.journey.conftest import StartGateway
 from tests.journey.gateway import Gateway
 from tests.journey.scripted import Draft

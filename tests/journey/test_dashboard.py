@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from routing.cost.savings import SavingsConfig
-from serving.keys import new_key
+from serving.access.keys import new_key
 from serving.ledger.export import export_jsonl
 from serving.report.html import digest, render
 from serving.report.read import savings_report

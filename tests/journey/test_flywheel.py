@@ -6,7 +6,7 @@ from pathlib import Path
 
 from models.__main__ import main
 from routing.learning.release import version_of
-from serving.ledger.lessons import LessonStore
+from serving.ledger.samples import LessonStore
 from tests.journey.conftest import StartGateway
 from tests.journey.gateway import Gateway
 from tests.journey.test_promotion import reloaded

@@ -26,7 +26,8 @@ from models.tier1.data import target_of
 from routing.learning.release import RELEASE_FILE, Release
 from routing.records import DecisionReason
 from serving.__main__ import main as serving
-from serving.tiers import Call, Frame
+from serving.request.call import Call
+from serving.request.frame import Frame
 from tests.journey.gateway import gateway, journey_config
 from tests.journey.scripted import Draft, ScriptedTier1
 from tests.journey.upstream import Script, ScriptedUpstream, ok

@@ -9,7 +9,7 @@ import httpx
 import pytest
 import yaml
 
-from serving.keys import KeyEntry, new_key
+from serving.access.keys import KeyEntry, new_key
 from tests.journey.conftest import StartGateway
 from tests.journey.gateway import Gateway
 from tests.journey.upstream import ok

@@ -11,7 +11,7 @@ import pytest
 
 from routing.learning.samples import Grader, Sample, SampleSource
 from routing.records import AttemptKind, AttemptOutcome, RequestRecord, Tier
-from serving.ledger.lessons import LessonStore
+from serving.ledger.samples import LessonStore
 from tests.journey.conftest import StartGateway
 from tests.journey.gateway import Gateway
 from tests.journey.scripted import Draft, ScriptedTier1

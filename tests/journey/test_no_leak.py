@@ -20,11 +20,14 @@ from routing.records import (
     Tier,
     Usage,
 )
-from serving.cascade import CascadeConfig, Sections, answer
-from serving.hold import DraftConfig
-from serving.release import ReleaseConfig, Released
-from serving.tiers import Call, Frame, Tiers
-from serving.trace import RequestTrace
+from serving.cascade.answer import answer
+from serving.cascade.gated_draft import DraftConfig
+from serving.cascade.sections import CascadeConfig, Sections
+from serving.gateway.response import ReleaseConfig, Released
+from serving.request.call import Call
+from serving.request.frame import Frame
+from serving.request.tiers import Tiers
+from serving.request.trace import RequestTrace
 from tests.journey.scripted import BROKEN_ENGINE as BROKEN
 from tests.journey.scripted import Draft, ScriptedRouter, ScriptedTier1, chunk
 

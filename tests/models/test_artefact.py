@@ -13,7 +13,7 @@ from models.heads import ForestShape
 from models.training import train_panel
 from routing.heads.evidence import HeadKind
 from routing.learning.labels import question_key
-from serving.artefact import manifest_path, read_panel, tensors_path
+from serving.artefacts.heads import manifest_path, read_panel, tensors_path
 from serving.errors import ConfigInvalid
 from tests.models.graded import graded
 

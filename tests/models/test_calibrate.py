@@ -8,7 +8,7 @@ import pytest
 from models.__main__ import main
 from routing.heads.evidence import HeadKind
 from routing.learning.labels import Pair
-from serving.artefact import read_panel
+from serving.artefacts.heads import read_panel
 from tests.models.graded import graded
 
 

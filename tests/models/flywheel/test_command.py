@@ -11,7 +11,7 @@ from models.__main__ import main
 from models.flywheel.registry import Registry
 from routing.learning.samples import Sample
 from serving.ledger.config import LedgerConfig
-from serving.ledger.lessons import LessonStore
+from serving.ledger.samples import LessonStore
 from serving.ledger.store import Store
 from tests.models.flywheel.lessons import sample
 from tests.models.graded import graded

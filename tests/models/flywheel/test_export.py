@@ -11,7 +11,7 @@ from models.router.data import load_pairs
 from models.tier1.data import read_examples
 from routing.learning.samples import SampleSource
 from serving.ledger.config import LedgerConfig
-from serving.ledger.lessons import LessonStore
+from serving.ledger.samples import LessonStore
 from serving.ledger.store import Store
 from tests.models.flywheel.lessons import question, said, sample
 

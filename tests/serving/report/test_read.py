@@ -15,8 +15,8 @@ from routing.records import AttemptOutcome, RequestRecord, Usage
 from serving.errors import ConfigInvalid
 from serving.ledger.config import LedgerConfig
 from serving.ledger.export import export_jsonl
-from serving.ledger.lessons import LessonStore
 from serving.ledger.reader import LedgerReader
+from serving.ledger.samples import LessonStore
 from serving.ledger.store import Store
 from serving.report.read import savings_report
 from serving.report.table import render

@@ -1,0 +1,1 @@
+"""Whether a request may come in: keys, admission, budgets, idempotency."""

@@ -1,0 +1,329 @@
+"""Budgets on the request path: reserve before the cascade, settle with the ledger row; the database works in a thread.
+
+Requests that arrive together share one transaction. Whoever has no budget pays one set look-up and no database.
+"""
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Protocol, TypeVar
+
+from routing.cost.attempt import CostConfig
+from routing.cost.budget import (
+    Action,
+    Budget,
+    BudgetConfig,
+    BudgetState,
+    Period,
+    Scope,
+    capped_model,
+    charge_usd,
+    most_own_usd,
+    most_usd,
+    window_end,
+)
+from routing.records import RequestRecord
+from serving.access.budget_store import BudgetStore, Granted, Reserve, Settle, Subject
+from serving.access.keys import Principal
+from serving.errors import BudgetExceeded, BudgetReserved, LedgerUnavailable, StackError
+from serving.ledger.config import LedgerConfig
+from serving.ledger.store import StorageDown
+from serving.request.call import Call
+from serving.request.frame import Frame
+from serving.request.trace import RequestTrace
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+MAX_BATCH = 128
+RETRY_S = 0.2
+FIRST_LOOK_S = 0.2  # the ledger may be about to be made
+EXPIRY_MARGIN = timedelta(minutes=5)  # a reservation outlives every honest request by this
+
+
+def utc_now() -> datetime:
+    """The wall clock; only windows and expiry go by it."""
+    return datetime.now(UTC)
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """A Reserve on its way to the database, and who waits for its answer."""
+
+    reserve: Reserve
+    loop: asyncio.AbstractEventLoop
+    answer: "asyncio.Future[Granted]" = field(repr=False)
+
+
+class BudgetObserver(Protocol):
+    """Told what became of budget checks, so that it can be counted."""
+
+    def budget_limit(self, scope: Scope, action: Action) -> None:
+        """A request met a limit, and this is what the limit does to it."""
+        ...
+
+    def budget_unchecked(self) -> None:
+        """A request's budget could not be checked, since the database was away or slow."""
+        ...
+
+
+class Budgets:
+    """One per ingress process; its thread runs from the moment it is made until it is closed."""
+
+    def __init__(
+        self,
+        ledger: LedgerConfig,
+        config: BudgetConfig,
+        cost: CostConfig,
+        targets: tuple[str, ...],
+        observer: BudgetObserver,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        """targets: 'provider/model' of every frontier model that may answer."""
+        self._store = BudgetStore(ledger, config)
+        self._config, self._cost, self._targets, self._observer, self._now = config, cost, targets, observer, now
+        self._refuse_when_down = ledger.on_failure == "refuse"
+        self._subjects: frozenset[Subject] | None = None  # None: not read yet, so everybody may have one
+        self._queue: queue.SimpleQueue[_Waiting | Settle | None] = queue.SimpleQueue()
+        self._held: dict[str, Granted] = {}
+        self._complained = False
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="budgets", daemon=True)
+        self._thread.start()
+
+    async def admit(self, principal: Principal, call: Call) -> Call:
+        """The call as its budgets allow it; whoever gets it settles or releases it, however it ends.
+
+        Raises BudgetExceeded, BudgetReserved, and LedgerUnavailable when the database is away and the ledger is
+        configured to refuse then.
+        """
+        subjects = subjects_of(principal)
+        if self._subjects is not None and not self._subjects.intersection(subjects):
+            return call
+        full_usd = most_usd(call.features, self._targets, self._cost, self._config)
+        if full_usd is None:
+            if not await self._may_have_one(subjects):
+                return call
+            raise BudgetExceeded(
+                "this key has a budget, but a frontier model has no price; set its price or cost.ceiling"
+            )
+        seconds = max(call.deadline - time.perf_counter(), 0.0)
+        expires_at = self._now() + timedelta(seconds=seconds) + EXPIRY_MARGIN
+        own_usd = most_own_usd(self._cost, self._config)
+        granted = await self._ask(Reserve(call.request_id, subjects, full_usd, own_usd, expires_at))
+        if granted is None:
+            return call
+        ruling = granted.ruling
+        if ruling.because is not None:
+            self._observer.budget_limit(ruling.because.budget.scope, ruling.action)
+            if ruling.action is Action.REFUSE:
+                raise self._refusal(ruling.because)
+        capped = capped_model(call.model, ruling.action)
+        return call if capped is None else replace(call, capped_model=capped)
+
+    def settle(self, row: RequestRecord) -> None:
+        """Book what a request cost and free its reservation; nothing when it has none. Waits for nothing."""
+        granted = self._held.pop(row.request_id, None)
+        if granted is not None:
+            spent_usd = charge_usd(row, self._cost, granted.amount_usd)
+            self._queue.put(Settle(row.request_id, granted.holds, spent_usd))
+
+    def release(self, request_id: str) -> None:
+        """Free a reservation that nothing was spent of; nothing when it is settled already."""
+        if self._held.pop(request_id, None) is not None:
+            self._queue.put(Settle(request_id, (), 0.0))
+
+    @property
+    def subjects(self) -> frozenset[Subject]:
+        """Who has a budget, as far as this process has seen."""
+        return self._subjects or frozenset()
+
+    @property
+    def reserved_usd(self) -> float:
+        """What this process has reserved right now."""
+        return sum(granted.amount_usd for granted in self._held.values())
+
+    async def states(self, tenant: str | None = None, key_id: str | None = None) -> list[BudgetState]:
+        """Budgets with what is used of them: a tenant's and a key's, or everybody's. Raises LedgerUnavailable."""
+        subjects = None if tenant is None else subjects_of(Principal(tenant=tenant, key_id=key_id))
+        return await self._blocking(lambda: self._store.states(self._now(), subjects))
+
+    async def put(self, budget: Budget) -> None:
+        """Set a limit, valid from the next request on. Raises LedgerUnavailable."""
+        await self._blocking(lambda: self._store.put(budget, self._now()))
+        self._subjects = (self._subjects or frozenset()) | {(budget.scope, budget.subject)}
+
+    async def remove(self, scope: Scope, subject: str, period: Period) -> bool:
+        """Lift a limit; False when there was none. Raises LedgerUnavailable."""
+        return await self._blocking(lambda: self._store.remove(scope, subject, period))
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Write what waits, then stop."""
+        self._stopping.set()
+        self._queue.put(None)
+        self._thread.join(timeout_s)
+
+    async def _blocking(self, work: Callable[[], T]) -> T:
+        try:
+            return await asyncio.to_thread(work)
+        except StorageDown as error:
+            raise LedgerUnavailable(f"budgets cannot be read or set now: {error}") from error
+
+    async def _may_have_one(self, subjects: tuple[Subject, ...]) -> bool:
+        """Whether any of them has a budget; looks itself where the thread has not looked yet."""
+        known = self._subjects
+        if known is None:
+            try:
+                async with asyncio.timeout(self._config.timeout_s):
+                    known = await self._blocking(self._store.subjects)
+            except (LedgerUnavailable, TimeoutError) as error:
+                self._observer.budget_unchecked()
+                if self._refuse_when_down:
+                    raise LedgerUnavailable("the budget cannot be checked, and the stack refuses then") from error
+                return False
+        return not known.isdisjoint(subjects)
+
+    async def _ask(self, reserve: Reserve) -> Granted | None:
+        """The thread's answer; None: the database is away and requests are served all the same."""
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(reserve, loop, loop.create_future())
+        self._queue.put(waiting)
+        try:
+            async with asyncio.timeout(self._config.timeout_s):
+                return await waiting.answer
+        except (StorageDown, TimeoutError) as error:
+            self._observer.budget_unchecked()
+            if self._refuse_when_down:
+                raise LedgerUnavailable("the budget cannot be checked, and the stack refuses then") from error
+            return None
+        except BaseException:
+            self.release(reserve.request_id)
+            raise
+
+    def _refusal(self, state: BudgetState) -> StackError:
+        budget, now = state.budget, self._now()
+        limit = f"the {budget.scope}'s budget of ${budget.hard_usd:g} for the {budget.period}"
+        if budget.hard_usd is not None and state.spent_usd < budget.hard_usd:
+            return BudgetReserved(
+                f"what is left of {limit} is promised to requests that are being answered; retry shortly",
+                retry_after_s=1.0,
+            )
+        end = window_end(budget.period, now)
+        return BudgetExceeded(
+            f"{limit} is used up (${state.spent_usd:.6f}); it begins anew at {end.isoformat()}",
+            retry_after_s=max((end - now).total_seconds(), 1.0),
+        )
+
+    def _deliver(self, waiting: _Waiting, result: Granted | StorageDown) -> None:
+        """On the event loop: hand over the answer; what nobody waits for any more is freed."""
+        gone = waiting.answer.done()
+        if isinstance(result, Granted) and result.holds:
+            self._held[waiting.reserve.request_id] = result
+            if gone:
+                self.release(waiting.reserve.request_id)
+        if gone:
+            return
+        if isinstance(result, Granted):
+            waiting.answer.set_result(result)
+        else:
+            waiting.answer.set_exception(result)
+
+    # The thread from here on.
+
+    def _run(self) -> None:
+        unsettled: list[Settle] = []
+        refresh_at = 0.0
+        while True:
+            waiting = self._take(unsettled, max(refresh_at - time.perf_counter(), 0.0))
+            if waiting or unsettled:
+                unsettled = self._apply(waiting, unsettled)
+            if time.perf_counter() >= refresh_at:
+                self._refresh()
+                pause_s = FIRST_LOOK_S if self._subjects is None else self._config.refresh_s
+                refresh_at = time.perf_counter() + pause_s
+            if self._stopping.is_set() and self._queue.empty():
+                break
+        if unsettled:
+            log.error("budgets closed with %d settlements that the database did not take", len(unsettled))
+        self._store.close()
+
+    def _take(self, unsettled: list[Settle], patience_s: float) -> list[_Waiting]:
+        """The next batch; settlements are added to `unsettled`."""
+        waiting: list[_Waiting] = []
+        try:
+            item = self._queue.get(timeout=min(patience_s, RETRY_S) if unsettled else patience_s)
+            while True:
+                if isinstance(item, Settle):
+                    unsettled.append(item)
+                elif item is not None:
+                    waiting.append(item)
+                if len(waiting) >= MAX_BATCH:
+                    break
+                item = self._queue.get_nowait()
+        except queue.Empty:
+            pass
+        return waiting
+
+    def _apply(self, waiting: list[_Waiting], settles: list[Settle]) -> list[Settle]:
+        """One transaction; returns the settlements that have to be tried again."""
+        result: list[Granted] | StorageDown
+        try:
+            result = self._store.apply(settles, [w.reserve for w in waiting], self._now())
+            settles = []
+        except StorageDown as error:
+            self._complain(error)
+            result = error
+        for index, one in enumerate(waiting):
+            answer = result if isinstance(result, StorageDown) else result[index]
+            try:
+                one.loop.call_soon_threadsafe(self._deliver, one, answer)
+            except RuntimeError:  # the loop is closed: nobody waits
+                log.warning("a reservation was made for a loop that is gone; it expires")
+        return settles
+
+    def _refresh(self) -> None:
+        try:
+            self._subjects = self._store.subjects()
+        except StorageDown as error:
+            self._complain(error)
+        else:
+            self._complained = False
+
+    def _complain(self, error: StorageDown) -> None:
+        if not self._complained and self._subjects is not None:
+            log.warning("budgets: the database does not answer now: %s", error)
+            self._complained = True
+
+
+def subjects_of(principal: Principal) -> tuple[Subject, ...]:
+    """Whose budgets a caller's requests are paid from."""
+    tenant: Subject = (Scope.TENANT, principal.tenant)
+    return (tenant,) if principal.key_id is None else (tenant, (Scope.KEY, principal.key_id))
+
+
+async def within_budget(
+    budgets: Budgets,
+    principal: Principal,
+    trace: RequestTrace,
+    settle: Callable[[RequestRecord], None],
+    answer: Callable[[Call], AsyncGenerator[Frame, None]],
+) -> AsyncGenerator[Frame, None]:
+    """The frames of `answer`, if the budget allows; a request that it refuses is booked like any other that failed."""
+    try:
+        try:
+            trace.call = await budgets.admit(principal, trace.call)
+        except BaseException as error:
+            trace.fail(error)
+            settle(trace.record())
+            raise
+        async with aclosing(answer(trace.call)) as frames:
+            async for frame in frames:
+                yield frame
+    finally:
+        budgets.release(trace.call.request_id)  # nothing to do once `answer` has settled

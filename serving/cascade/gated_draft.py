@@ -1,0 +1,195 @@
+"""Hold the draft's frames back until the gate has ruled, then release the real ones or none.
+
+`full` holds the whole draft, `prefix(n)` its first n tokens, `off` nothing. The draft is watched token by token; a lost
+one is aborted in the engine at once, so the frontier call starts before the draft would have ended.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from pydantic import Field
+
+from routing.gate.config import GateConfig
+from routing.gate.judge import explored
+from routing.gate.watch import DraftWatch
+from routing.heads.decide import Learned, LearnedGate, ruling
+from routing.ladder.policy import HoldKind, PolicyConfig, hold_policy
+from routing.records import AttemptKind, AttemptOutcome, DecisionReason, Record, RejectReason, Signal, Tier, Verdict
+from serving.cascade.paid_signals import buy
+from serving.errors import QueueFull, StreamBroken, Tier1Failed
+from serving.request.call import Call
+from serving.request.frame import Frame
+from serving.request.tiers import Tiers
+from serving.request.trace import Booking, RequestTrace
+
+
+class DraftConfig(Record):
+    """How long to wait for a draft and what to do when tier 1 is full."""
+
+    first_token_timeout_s: float = Field(30.0, gt=0)
+    idle_timeout_s: float = Field(15.0, gt=0, description="longest gap between two frames of a draft")
+    judge_timeout_s: float = Field(10.0, gt=0, description="for each dear signal of the gate")
+    spill_when_full: bool = Field(False, description="a full tier 1 sends the request to the frontier instead of 429")
+
+
+class GatedDraft:
+    """One tier-1 draft behind its gate; after `release`, `trace.verdict` says what happened to it."""
+
+    def __init__(
+        self,
+        call: Call,
+        tiers: Tiers,
+        trace: RequestTrace,
+        gate: GateConfig,
+        config: DraftConfig,
+        policy: PolicyConfig,
+        learned: Learned,
+    ) -> None:
+        self._call, self._tiers, self._trace = call, tiers, trace
+        self._gate, self._config = gate, config
+        self._policy = hold_policy(call.features, policy)
+        self._learned: LearnedGate | None = None
+        if learned.gate is not None:
+            request = (call.target, call.body, call.api, call.features)
+            self._learned = LearnedGate(learned.gate, *request, policy, may_ask_router=tiers.router is not None)
+        self._watch = DraftWatch(gate, call.features)
+        self._held: list[Frame] = []
+        self._complete = False
+
+    async def release(self) -> AsyncGenerator[Frame, None]:
+        """Draft and yield what may be shown; yields nothing when the draft is lost, rejected or failed.
+
+        A tier 1 that the client asked for by name is shown as it comes; its verdict is only put on record.
+
+        Raises StreamBroken when tier 1 fails after frames were released, Tier1Failed when it was asked for by name and
+        fails, QueueFull when it is full and may not spill, InvalidRequest when the engine refuses the request itself.
+        """
+        trace, policy = self._trace, self._policy
+        alone = asked_for_alone(trace)
+        releasing = alone or policy.kind is HoldKind.OFF
+        with trace.attempt(AttemptKind.DRAFT, Tier.TIER1, self._tiers.tier1.model) as booking:
+            try:
+                async with aclosing(self._frames()) as frames:
+                    async for frame in frames:
+                        booking.see(frame)
+                        lost = self._observe(frame)
+                        if releasing:
+                            yield self._serve(booking, frame)
+                            continue
+                        self._hold(frame)
+                        if lost is not None:
+                            booking.outcome = AttemptOutcome.ABORTED
+                            trace.verdict = Verdict(accepted=False, reasons=(lost,))
+                            return
+                        if policy.kind is HoldKind.PREFIX and self._watch.tokens >= policy.tokens:
+                            releasing = True
+                            trace.verdict = Verdict(accepted=True)
+                            for ready in self._held:
+                                yield self._serve(booking, ready)
+                self._complete = True
+            except (Tier1Failed, QueueFull, TimeoutError) as error:
+                booking.error = getattr(error, "code", "tier1_timeout")
+                if releasing and trace.released is not None and self._call.stream:
+                    booking.outcome = AttemptOutcome.BROKEN
+                    raise StreamBroken("tier 1 failed after part of its answer was sent; the answer is cut") from error
+                trace.take_back()  # a whole answer leaves in one piece at its end: nobody has seen anything of it
+                booking.outcome = AttemptOutcome.FAILED
+                if isinstance(error, QueueFull) and not self._config.spill_when_full:
+                    raise
+                if alone:
+                    raise Tier1Failed(f"tier 1 was asked for by name and did not answer: {error}") from error
+                trace.verdict = Verdict(accepted=False, reasons=(failure_reason(error),))
+                return
+            booking.outcome = AttemptOutcome.SERVED
+            if releasing:  # too late to act on; on record, so that the policy's price in bad answers is known
+                trace.verdict = await self._rule(shown=True)
+                return
+            booking.ended = time.perf_counter()  # the judge's time is not the draft's
+            trace.verdict = await self._rule()
+            if not trace.verdict.accepted:
+                booking.outcome = AttemptOutcome.REJECTED
+                trace.rejected_text = self._watch.evidence().choices[0].text
+                return
+            booking.outcome = None  # until the last frame has left: the client may leave before
+            for frame in self._held:
+                yield self._serve(booking, frame)
+            booking.outcome = AttemptOutcome.SERVED
+
+    async def release_degraded(self) -> AsyncGenerator[Frame, None]:
+        """The frontier is down: yield the complete draft although the gate rejected it, or draft now if none was made.
+
+        Yields nothing when there is no complete draft to show.
+        """
+        trace = self._trace
+        trace.degraded = True
+        if trace.verdict is None:
+            async with aclosing(self.release()) as frames:
+                async for frame in frames:
+                    yield frame
+        booking = trace.booking(AttemptKind.DRAFT)
+        if self._complete and booking is not None and not trace.has_served(Tier.TIER1):
+            for frame in self._held:
+                yield self._serve(booking, frame)
+            booking.outcome = AttemptOutcome.SERVED
+        trace.degraded = trace.has_served(Tier.TIER1)
+
+    async def _frames(self) -> AsyncGenerator[Frame, None]:
+        """The engine's frames, each within its timeout. Raises TimeoutError."""
+        timeout_s = self._config.first_token_timeout_s
+        async with aclosing(self._tiers.tier1.draft(self._call)) as frames:
+            while True:
+                try:
+                    async with asyncio.timeout(timeout_s):
+                        frame = await anext(frames)
+                except StopAsyncIteration:
+                    return
+                yield frame
+                if frame.n_tokens or frame.text:
+                    timeout_s = self._config.idle_timeout_s
+
+    def _observe(self, frame: Frame) -> RejectReason | None:
+        lost = self._watch.observe(frame.choice, frame.text, frame.logprobs, frame.n_tokens)
+        if frame.finish_reason is not None:
+            lost = self._watch.finish(frame.choice, frame.finish_reason, frame.tool_calls) or lost
+        return lost
+
+    def _hold(self, frame: Frame) -> None:
+        if self._trace.held_since is None:
+            self._trace.held_since = time.perf_counter()
+        if frame.data is not None:
+            self._held.append(frame)
+
+    def _serve(self, booking: Booking, frame: Frame) -> Frame:
+        self._trace.served = booking
+        return frame
+
+    async def _rule(self, *, shown: bool = False) -> Verdict:
+        """The cheap checks first; a dear signal is bought only where it can still change the ruling.
+
+        shown: the draft is with the client already, so nothing can; but an explored request has every signal bought.
+        """
+        call, evidence = self._call, self._watch.evidence()
+        explores = explored(call.request_id, self._gate)
+        while True:
+            verdict, signal = ruling(call.body, call.features, evidence, self._gate, self._learned)
+            if shown or signal is None:
+                signal = next((s for s in Signal if s not in evidence.asked), None) if explores else None
+            if signal is None:
+                return verdict
+            timeout_s = self._config.judge_timeout_s
+            evidence = await buy(signal, call, self._tiers, self._trace, evidence, self._gate, timeout_s)
+
+
+def asked_for_alone(trace: RequestTrace) -> bool:
+    """Whether the client named tier 1 itself, or its budget did: it answers alone, ungated and without a fallback."""
+    alone = (DecisionReason.REQUESTED, DecisionReason.BUDGET)
+    return trace.decision is not None and trace.decision.reason in alone
+
+
+def failure_reason(error: Exception) -> RejectReason:
+    """Why there is no draft, as the gate's verdict names it."""
+    if isinstance(error, QueueFull):
+        return RejectReason.TIER1_BUSY
+    return RejectReason.TIER1_TIMEOUT if isinstance(error, TimeoutError) else RejectReason.TIER1_FAILED

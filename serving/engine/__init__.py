@@ -1,0 +1,1 @@
+"""Self-hosted models on vLLM: deployment, flags, adapters, and the client in the gateway."""

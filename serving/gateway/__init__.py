@@ -1,0 +1,1 @@
+"""The HTTP process: routes, request to call, response, health, dashboard, tokenizer."""

@@ -1,0 +1,66 @@
+"""What one ingress process holds, and the limits at its door. Built in app.py, passed to whoever answers."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from routing.cost.attempt import CostConfig
+from routing.records import Api, RequestRecord
+from serving.access.budgets import Budgets
+from serving.access.idempotency import IdempotencyStore
+from serving.access.keys import KeyRing
+from serving.cascade.releases import Releases
+from serving.gateway.config import GatewayConfig
+from serving.gateway.response import ReleaseConfig
+from serving.learning.feedback import FeedbackDesk
+from serving.learning.sampler import Sampler
+from serving.ledger.writer import Ledger
+from serving.request.tiers import Tiers
+from serving.telemetry.metrics import Telemetry
+from serving.telemetry.spans import Spans
+
+
+class Tokenizer(Protocol):
+    """What renders a prompt into tier 1's token ids (serving/gateway/tokenizer.py)."""
+
+    vocab_size: int
+
+    async def render(self, api: Api, body: Mapping[str, Any], max_tokens: int | None = None) -> list[int]:
+        """Ids of the whole prompt. Raises ContextLengthExceeded, InvalidRequest."""
+        ...
+
+    def count(self, text: str) -> int:
+        """Tokens of one text, for usage that nobody else reports."""
+        ...
+
+
+@dataclass
+class Stack:
+    """What one ingress process holds, built once (serving/app.py) and passed in."""
+
+    tiers: Tiers
+    tokenizer: Tokenizer
+    ledger: Ledger
+    keys: KeyRing
+    salt_secret: bytes
+    releases: Releases
+    release: ReleaseConfig
+    gateway: GatewayConfig
+    cost: CostConfig
+    telemetry: Telemetry
+    idempotency: IdempotencyStore
+    sampler: Sampler
+    feedback: FeedbackDesk
+    budgets: Budgets
+    close: Callable[[], Awaitable[None]]
+    spans: Spans | None = None
+    replica_id: str | None = None  # where several ingress processes share one address
+    probes: dict[str, tuple[float, str | None]] = field(default_factory=dict)
+    probe_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def settle(self, row: RequestRecord) -> None:
+        """Book and count one finished request."""
+        self.ledger.record(row)
+        self.budgets.settle(row)
+        self.telemetry.observe(row)

@@ -1,0 +1,24 @@
+"""How a request finds its replica, where a deployment has several."""
+
+from pydantic import Field
+
+from routing.records import Record
+from routing.replicas.rank import ReplicaConfig
+
+
+class ReplicaRoutingConfig(Record):
+    """How a request finds its replica, where a deployment has several."""
+
+    policy: str = Field(
+        "kv_aware",
+        pattern=r"^(kv_aware|power_of_two|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$",
+        description="power_of_two: the shorter of two queues drawn at random, as Ray Serve does by itself; "
+        "module:Class: another request router of Ray Serve",
+    )
+    kv_events: bool = Field(True, description="follow the engines' own reports; false: keep a model of their caches")
+    share_load: bool = Field(True, description="ingress processes tell each other what they have sent where")
+    unreachable_after_s: float = Field(
+        5.0, gt=0, description="how long a replica whose events broke off is avoided; then it is modelled instead"
+    )
+    max_sessions: int = Field(10_000, ge=1, description="sessions whose last replica is remembered; a tie-breaker")
+    cost: ReplicaConfig = ReplicaConfig()

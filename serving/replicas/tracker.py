@@ -1,0 +1,362 @@
+"""What this process knows of a deployment's replicas, and the one place where a request meets that knowledge.
+
+A board gathers (blocks, queues, speed, sessions), asks `rank_replicas` and books. It knows neither Ray nor vLLM: the
+request router (replica_router.py) tells it who is there and who was chosen, the tier (engine.py) when a first token
+came, followers (kv_events.py) what each cache holds. One per process and deployment, used from one event loop.
+"""
+
+import asyncio
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import xxhash
+
+from routing.records import ReplicaChoice, ReplicaMode
+from routing.replicas.kv_blocks import BlockIndex, block_keys, root_key
+from routing.replicas.load import Arrivals, PrefillRate, ReplicaLoad, UnseenWork
+from routing.replicas.rank import NoReplicaAvailable, Prompt, ReplicaState, rank_replicas
+from serving.replicas.config import ReplicaRoutingConfig
+from serving.replicas.kv_events import EventCounts
+from serving.replicas.load_news import LoadNews
+from serving.replicas.replica import Seat
+from serving.request.payloads import DraftPayload
+
+
+class RoutedPrompt(NamedTuple):
+    """What a board has to know of a request: nothing that the engine does not get as well."""
+
+    request_id: str
+    prompt_token_ids: Sequence[int]
+    cache_salt: str
+    session_id: str | None
+    lora_name: str | None = None
+
+
+def routed_prompt(payload: DraftPayload) -> RoutedPrompt:
+    """What a board has to know of a draft; its adapter is part of what its KV blocks are found by."""
+    lora_name = None if payload.adapter is None else payload.adapter.served_as
+    return RoutedPrompt(payload.request_id, payload.prompt_token_ids, payload.cache_salt, payload.session_id, lora_name)
+
+
+@dataclass(slots=True)
+class Open:
+    """A request that is not over. expected: whoever asked releases it; else the end of its call does."""
+
+    prompt: RoutedPrompt
+    expected: bool
+    keys: dict[int, list[int]] = field(default_factory=dict)  # by block size
+    uncached_tokens: dict[str, int] = field(default_factory=dict)
+    choice: ReplicaChoice | None = None
+    booked: str | None = None
+    mirrored: bool = False
+
+
+@dataclass(slots=True)
+class BoardCounts:
+    """Totals since the start, for the metrics."""
+
+    decisions: Counter[ReplicaMode] = field(default_factory=Counter)
+    decision_s: float = 0.0
+    expected_cached_tokens: int = 0
+    input_tokens: int = 0
+    events: EventCounts = field(default_factory=EventCounts)
+
+
+class ReplicaBoard:
+    """Ranks replicas for prompts and keeps the books of who has what to do."""
+
+    def __init__(self, config: ReplicaRoutingConfig, news: LoadNews | None = None) -> None:
+        self.config = config
+        self.counts = BoardCounts()
+        self.index = BlockIndex()
+        self.host_index = BlockIndex()
+        self.seats: dict[str, Seat] = {}
+        self.news = LoadNews() if news is None else news
+        self.unseen = UnseenWork()
+        self.arrivals = Arrivals()
+        self.tier_rate = PrefillRate(config.cost.prefill_tokens_per_s)
+        self._open: dict[str, Open] = {}
+        self._elsewhere: dict[str, str] = {}  # request of another process -> its replica
+        self._sessions: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._exchange: asyncio.Task[None] | None = None
+
+    def set_replicas(self, metadata: Mapping[str, Mapping[str, Any]]) -> None:
+        """The replicas there are, with what each recorded of itself when it became ready; call it in the event loop.
+
+        metadata: per replica id the `facts` of a Seat.
+        """
+        self._loop = asyncio.get_running_loop()
+        if self._exchange is None:
+            self._exchange = asyncio.create_task(self.news.run(), name="load-exchange")
+        for gone in [replica_id for replica_id in self.seats if replica_id not in metadata]:
+            self.remove_replica(gone)
+        for replica_id, facts in metadata.items():
+            if replica_id not in self.seats:
+                self.seats[replica_id] = Seat(
+                    replica_id,
+                    facts,
+                    ReplicaLoad(self.tier_rate),
+                    self.index,
+                    self.host_index,
+                    self.counts.events,
+                    follow=self.config.kv_events,
+                    unreachable_after_s=self.config.unreachable_after_s,
+                )
+
+    def remove_replica(self, replica_id: str) -> None:
+        """A replica is gone, and with it all it held and had to do; unknown ids are fine."""
+        seat = self.seats.pop(replica_id, None)
+        if seat is None:
+            return
+        seat.close()
+        for entry in self._open.values():
+            if entry.booked == replica_id:
+                entry.booked = None
+        self._elsewhere = {request: to for request, to in self._elsewhere.items() if to != replica_id}
+
+    def expect(self, prompt: RoutedPrompt) -> None:
+        """A request is about to be routed; it is kept until `release`."""
+        self._open.setdefault(prompt.request_id, Open(prompt, expected=True))
+
+    def rank(self, prompt: RoutedPrompt, candidates: Sequence[str]) -> list[str]:
+        """The candidates from best to worst; the first one is booked. Empty when nothing is known to rank by.
+
+        Calling it again for a request that found no room ranks anew and moves the booking.
+        """
+        started = time.perf_counter()
+        entry = self._open.get(prompt.request_id)
+        if entry is None:
+            entry = self._open[prompt.request_id] = Open(prompt, expected=False)
+        if entry.choice is None:
+            self.unseen.decided(started)
+        seats = [seat for replica_id in candidates if (seat := self.seats.get(replica_id)) is not None]
+        states = self._states(entry, seats, started)
+        last = None if prompt.session_id is None else self._sessions.get((prompt.cache_salt, prompt.session_id))
+        seed = xxhash.xxh3_64_intdigest(prompt.request_id.encode())
+        try:
+            if all(seat.blocks is None for seat in seats):
+                raise NoReplicaAvailable(f"nothing is known of the caches of {len(candidates)} replicas")
+            ranked = rank_replicas(
+                Prompt(len(prompt.prompt_token_ids), last, seed),
+                states,
+                self.config.cost,
+                0.0 if self.news.alone else self.unseen.work_s,
+                self.arrivals.followed_ratio,
+            )
+        except NoReplicaAvailable:
+            self._decided(entry, ReplicaMode.FALLBACK, None, started)
+            return []
+        best = ranked[0]
+        entry.uncached_tokens = {r.replica_id: r.uncached_tokens for r in ranked}
+        self._decided(entry, self.seats[best.replica_id].mode, best.cached_tokens + best.host_tokens, started)
+        self._book(entry, best.replica_id)
+        return [replica.replica_id for replica in ranked]
+
+    def routed(self, request_id: str, replica_id: str) -> None:
+        """A replica accepted the request; corrects the booking when it is not the first choice."""
+        entry = self._open.get(request_id)
+        if entry is None or replica_id not in self.seats:
+            return
+        seat = self.seats[replica_id]
+        if entry.booked != replica_id:
+            self._book(entry, replica_id)
+            if entry.choice is not None and entry.choice.mode is not ReplicaMode.FALLBACK:
+                tokens = len(entry.prompt.prompt_token_ids)
+                cached_tokens = tokens - entry.uncached_tokens.get(replica_id, tokens)
+                choice = {"mode": seat.mode, "expected_cached_tokens": cached_tokens}
+                entry.choice = entry.choice.model_copy(update=choice)
+        if entry.prompt.session_id is not None:
+            self._remember(entry.prompt.cache_salt, entry.prompt.session_id, replica_id)
+        if seat.is_modelled and not entry.mirrored:
+            entry.mirrored = True
+            # A millisecond per thousand blocks that the request need not wait for.
+            asyncio.get_running_loop().call_soon(self._mirror, seat, self._keys(entry, seat))
+
+    def prefilled(self, request_id: str) -> None:
+        """The first token came; unknown or repeated ids are fine. May be called from another thread."""
+        self._in_loop(self._prefilled, request_id)
+
+    def release(self, request_id: str) -> None:
+        """Over, however it ended; unknown or repeated ids are fine. May be called from another thread."""
+        self._in_loop(self._release, request_id)
+
+    def is_at(self, request_id: str, replica_id: str) -> bool:
+        """Whether a request is booked on a replica."""
+        entry = self._open.get(request_id)
+        return entry is not None and entry.booked == replica_id
+
+    def call_ended(self, request_id: str) -> None:
+        """The call for a request is over: answered, cancelled, refused or lost. A refused request is ranked again."""
+        entry = self._open.get(request_id)
+        if entry is not None:
+            self._cancel_booking(entry)
+            if not entry.expected:
+                del self._open[request_id]
+
+    def choice(self, request_id: str) -> ReplicaChoice | None:
+        """How the replica of an open request was chosen; None when it is not open or not ranked."""
+        entry = self._open.get(request_id)
+        return None if entry is None else entry.choice
+
+    def booked_elsewhere(
+        self, request_id: str, replica_id: str, input_tokens: int, uncached_tokens: int, decided_at: float
+    ) -> None:
+        """News of another ingress process. decided_at: perf_counter of this machine."""
+        seat = self.seats.get(replica_id)
+        if seat is None or request_id in self._open:
+            return
+        self.released_elsewhere(request_id)
+        self._elsewhere[request_id] = replica_id
+        work_s = seat.load.book(request_id, input_tokens, uncached_tokens, time.perf_counter())
+        self.unseen.booked_elsewhere(decided_at, work_s)
+        self.arrivals.observe(decided_at, work_s)
+
+    def prefilled_elsewhere(self, request_id: str) -> None:
+        """Likewise: its first token came."""
+        seat = self.seats.get(self._elsewhere.get(request_id, ""))
+        if seat is not None:
+            seat.load.prefilled(request_id, time.perf_counter())
+
+    def released_elsewhere(self, request_id: str) -> None:
+        """Likewise: it is over."""
+        seat = self.seats.get(self._elsewhere.pop(request_id, ""))
+        if seat is not None:
+            seat.load.release(request_id, time.perf_counter())
+
+    def mirrored_elsewhere(self, replica_id: str, keys: Sequence[int]) -> None:
+        """Likewise: a replica whose cache or host memory is modelled was sent these blocks."""
+        if (seat := self.seats.get(replica_id)) is not None:
+            seat.used(keys)
+
+    @property
+    def open_requests(self) -> int:
+        """Requests ranked here and not released."""
+        return len(self._open)
+
+    def modes(self) -> Counter[ReplicaMode]:
+        """How many replicas are known how well."""
+        return Counter(seat.mode for seat in self.seats.values())
+
+    def close(self) -> None:
+        """Forget every replica and listen to nobody."""
+        if self._exchange is not None:
+            self._exchange.cancel()
+        for replica_id in list(self.seats):
+            self.remove_replica(replica_id)
+
+    def _states(self, entry: Open, seats: Sequence[Seat], now: float) -> list[ReplicaState]:
+        for seat in seats:
+            seat.look(now)
+        in_gpu: dict[int, dict[str, int]] = {}
+        in_host: dict[int, dict[str, int]] = {}
+        states = []
+        for seat in seats:
+            cached_blocks = host_blocks = 0
+            if seat.blocks is not None and (size := seat.block_size_tokens):
+                # The last token is always computed, so a block that holds it cannot be reused.
+                usable = (len(entry.prompt.prompt_token_ids) - 1) // size
+                keys = self._keys(entry, seat)[:usable]
+                if size not in in_gpu:
+                    in_gpu[size] = self.index.match(keys)
+                cached_blocks = seat.cached_blocks(keys, in_gpu[size][seat.replica_id])
+                if seat.host is not None:
+                    if size not in in_host:
+                        in_host[size] = self.host_index.match(keys)
+                    host_blocks = max(0, in_host[size][seat.replica_id] - cached_blocks)
+            states.append(
+                seat.load.state(
+                    seat.replica_id,
+                    now,
+                    cached_tokens=cached_blocks * (seat.block_size_tokens or 0),
+                    resident_blocks=0 if seat.blocks is None else len(seat.blocks),
+                    host_tokens=host_blocks * (seat.block_size_tokens or 0),
+                    healthy=seat.healthy,
+                )
+            )
+        return states
+
+    def _keys(self, entry: Open, seat: Seat) -> list[int]:
+        size = seat.block_size_tokens
+        assert size is not None
+        if size not in entry.keys:
+            root = root_key(entry.prompt.cache_salt, entry.prompt.lora_name)
+            entry.keys[size] = block_keys(entry.prompt.prompt_token_ids, size, root)
+        return entry.keys[size]
+
+    def _decided(self, entry: Open, mode: ReplicaMode, cached_tokens: int | None, started: float) -> None:
+        if entry.choice is None:  # a request that waits for room is ranked again and counted once
+            self.counts.decisions[mode] += 1
+            self.counts.expected_cached_tokens += cached_tokens or 0
+            self.counts.input_tokens += len(entry.prompt.prompt_token_ids)
+        entry.choice = ReplicaChoice(mode=mode, expected_cached_tokens=cached_tokens)
+        self.counts.decision_s += time.perf_counter() - started
+
+    def _book(self, entry: Open, replica_id: str) -> None:
+        if entry.booked == replica_id:
+            return
+        self._cancel_booking(entry)
+        request_id, tokens = entry.prompt.request_id, len(entry.prompt.prompt_token_ids)
+        uncached = entry.uncached_tokens.get(replica_id, tokens)
+        now = time.perf_counter()
+        seat = self.seats[replica_id]
+        work_s = seat.load.book(request_id, tokens, uncached, now)
+        if seat.block_size_tokens:
+            seat.begins(self._keys(entry, seat))
+        entry.booked = replica_id
+        self.arrivals.observe(now, work_s)
+        self.news.booked(request_id, replica_id, tokens, uncached)
+
+    def _cancel_booking(self, entry: Open) -> None:
+        if entry.booked is not None:
+            seat = self.seats[entry.booked]
+            seat.load.release(entry.prompt.request_id, time.perf_counter())
+            if seat.block_size_tokens:
+                seat.ends(self._keys(entry, seat))
+            self.news.released(entry.prompt.request_id, entry.booked)
+            entry.booked = None
+
+    def _prefilled(self, request_id: str) -> None:
+        entry = self._open.get(request_id)
+        if entry is not None and entry.booked is not None:
+            self.seats[entry.booked].load.prefilled(request_id, time.perf_counter())
+            self.news.prefilled(request_id, entry.booked)
+
+    def _release(self, request_id: str) -> None:
+        entry = self._open.pop(request_id, None)
+        if entry is not None:
+            self._cancel_booking(entry)
+
+    def _mirror(self, seat: Seat, keys: Sequence[int]) -> None:
+        if self.seats.get(seat.replica_id) is seat:
+            seat.used(keys)
+            self.news.mirrored(seat.replica_id, keys)
+
+    def _remember(self, salt: str, session_id: str, replica_id: str) -> None:
+        key = (salt, session_id)
+        self._sessions[key] = replica_id
+        self._sessions.move_to_end(key)
+        if len(self._sessions) > self.config.max_sessions:
+            self._sessions.popitem(last=False)
+
+    def _in_loop(self, call: Callable[[str], None], request_id: str) -> None:
+        """Ray may run its router in a loop of its own (RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP)."""
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        if self._loop is None or here is self._loop:
+            call(request_id)
+        elif not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(call, request_id)
+
+
+_boards: dict[tuple[str, str], ReplicaBoard] = {}
+
+
+def shared_board(application: str, deployment: str, config: ReplicaRoutingConfig) -> ReplicaBoard:
+    """This process's board of a deployment, made when first asked for: every handle's router and the tier share it."""
+    return _boards.setdefault((application, deployment), ReplicaBoard(config))

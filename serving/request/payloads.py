@@ -1,0 +1,36 @@
+"""What travels from the cascade to a replica of our own engines."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from routing.records import Api
+from serving.request.call import Adapter
+
+
+@dataclass(frozen=True, slots=True)
+class DraftPayload:
+    """What a replica and the choice of it need of a call, and nothing else of it."""
+
+    api: Api
+    body: dict[str, Any]
+    request_id: str
+    prompt_token_ids: list[int]
+    cache_salt: str
+    stream: bool
+    session_id: str | None = None
+    adapter: Adapter | None = None
+
+    @property
+    def messages(self) -> Any:
+        """The prompt as the client wrote it, where request routers of others look for it."""
+        return self.body.get("messages", self.body.get("prompt"))
+
+
+@dataclass(frozen=True, slots=True)
+class ScorePayload:
+    """One question to the router model; draft is None for a score."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    cache_salt: str
+    draft: str | None = None
