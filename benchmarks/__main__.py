@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import signal
+import subprocess
 import sys
 
 # name: (module with add_arguments(parser) and run(args) -> exit status, one line of help)
@@ -20,15 +21,17 @@ BENCHMARKS = {
         "what routing, gate, caching, replicas and kernels are worth, one by one",
     ),
     "replicas": ("benchmarks.replicas", "replica routing: a trace replayed under our policy and the published ones"),
-    "audit": ("benchmarks.audit.command", "what past traffic costs, and what it would cost in tiers"),
-    "audit-log": ("benchmarks.audit.generate", "write a seeded log to measure the audit on"),
 }
+MOVED = ("audit", "audit-log")  # for one version: these are commands of `python -m serving` now
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one benchmark; its module is imported only when it is asked for."""
     arguments = sys.argv[1:] if argv is None else argv
     chosen = arguments[0] if arguments else None
+    if chosen in MOVED:
+        print(f"moved: this is python -m serving {chosen} now", file=sys.stderr)
+        return subprocess.run([sys.executable, "-m", "serving", *arguments], check=False).returncode
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="NAME", dest="name")
     for name, (module, text) in BENCHMARKS.items():

@@ -34,6 +34,8 @@ COMMANDS = {
     "budget": ("serving.commands.budget", "see and set budgets"),
     "report": ("serving.commands.report", "what the stack saved against the frontier alone, from the ledger"),
     "reconcile": ("serving.commands.reconcile", "compare the ledger with a provider's usage export, by day and model"),
+    "audit": ("serving.commands.audit", "what past traffic costs, and what it would cost in tiers; needs no stack"),
+    "audit-log": ("serving.commands.audit_log", "write a seeded log to try the audit on"),
     "new-key": ("serving.commands.new_key", "make an API key: the key once, and its hashed entry for the keys file"),
 }
 

@@ -22,8 +22,9 @@ StackError
 ├── DeadlineExceeded          504
 ├── StreamBroken              502  failed after the first byte: becomes an error frame
 ├── LedgerUnavailable         503  configured to refuse what it cannot book
-└── ConfigInvalid             500  commands and start-up only
-    └── DoesNotFit            500  the engines of a profile need more memory than its machine has
+├── ConfigInvalid             500  commands and start-up only
+│   └── DoesNotFit            500  the engines of a profile need more memory than its machine has
+└── AuditError                500  commands only: the log or an option cannot be used
 """
 
 from typing import Any, ClassVar
@@ -169,3 +170,7 @@ class ConfigInvalid(StackError):
 
 class DoesNotFit(ConfigInvalid):
     code = "does_not_fit"
+
+
+class AuditError(StackError):
+    code = "audit_failed"

@@ -1,0 +1,1 @@
+"""What the same traffic would cost in tiers: shares, fleet, rent and the volume from which tiers pay."""
