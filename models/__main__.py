@@ -16,12 +16,12 @@ from models.errors import ModelsError
 
 COMMANDS = {
     # name: (module, what it does)
-    "fetch": ("models.fetch", "download, check and convert the weights of models in the catalog"),
-    "train-router": ("models.router.train", "learn from graded pairs which prompts tier 1 answers well enough"),
-    "train-gate": ("models.gate.train", "learn from graded pairs which drafts are good"),
-    "score": ("models.router.evaluate", "say what a trained artefact thinks of graded pairs"),
-    "calibrate": ("models.calibrate", "choose thresholds that keep a quality target, from labels not trained on"),
-    "learning-curve": ("models.router.curve", "what the router is worth after so many labels of its own"),
+    "fetch": ("models.weights.fetch", "download, check and convert the weights of models in the catalog"),
+    "train-router": ("models.heads.train", "learn from graded pairs which prompts tier 1 answers well enough"),
+    "train-gate": ("models.heads.train", "learn from graded pairs which drafts are good"),
+    "score": ("models.heads.score", "say what a trained artefact thinks of graded pairs"),
+    "calibrate": ("models.heads.calibrate", "choose thresholds that keep a quality target, from labels not trained on"),
+    "learning-curve": ("models.heads.learning_curve", "what the router is worth after so many labels of its own"),
     "train-tier1": ("models.tier1.train", "train a LoRA adapter of tier 1 on examples, SFT or DPO; resumable"),
     "answer": ("models.tier1.evaluate", "answer held-out prompts with tier 1, with or without an adapter"),
     "export": ("models.flywheel.export", "write training sets from the ledger's samples: router pairs, SFT or DPO"),
@@ -29,9 +29,9 @@ COMMANDS = {
     "promote": ("models.flywheel.promote", "make a candidate the canary when it is better on held-out labels"),
     "rollback": ("models.flywheel.rollback", "drop the canary, or go back to the version before"),
     "history": ("models.flywheel.history", "show every step and refusal of a registry"),
-    "flywheel": ("models.flywheel.command", "one round or for ever: watch the release, learn, promote what is better"),
+    "flywheel": ("models.flywheel.round", "one round or for ever: watch the release, learn, promote what is better"),
     "drift": ("models.flywheel.drift", "live signals of the ledger against those that thresholds were calibrated on"),
-    "list": ("models.listing", "show the models of the catalog and which are ready"),
+    "list": ("models.weights.listing", "show the models of the catalog and which are ready"),
 }
 
 

@@ -1,7 +1,7 @@
 """What can go wrong with models, each with a message for the operator: what was wrong, the value seen, what to do.
 
 ModelsError               a command prints the message and exits with 1, without a traceback
-├── CatalogInvalid        models/catalog.yaml does not say what it must
+├── CatalogInvalid        models/weights/catalog.yaml does not say what it must
 ├── UnknownModel          no model of that name in the catalog
 └── FetchError            weights could not be made ready
     ├── SourceUnavailable one source could not give it; the next one is tried
@@ -14,6 +14,8 @@ ModelsError               a command prints the message and exits with 1, without
 """
 
 from pathlib import Path
+
+from routing.learning.promotion import Refusal, RefusalReason
 
 
 class ModelsError(Exception):
@@ -64,3 +66,16 @@ class Occupied(FetchError):
 
 class ConversionFailed(FetchError):
     """The file arrived but could not be turned into a model folder."""
+
+
+class Refused(ModelsError):
+    """Not promoted. `refusals`: every reason; the first names the error."""
+
+    def __init__(self, reason: RefusalReason, detail: str, *more: Refusal) -> None:
+        self.refusals = (Refusal(reason=reason, detail=detail), *more)
+        super().__init__("refused: " + "; ".join(f"{r.reason}: {r.detail}" for r in self.refusals))
+
+    @property
+    def reasons(self) -> tuple[RefusalReason, ...]:
+        """Their names."""
+        return tuple(refusal.reason for refusal in self.refusals)

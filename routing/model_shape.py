@@ -1,6 +1,7 @@
 """What a decoder is made of, and how many bytes its weights and its KV cache take. Arithmetic alone.
 
-The numbers are those of a model's config.json; models/catalog.yaml holds them for models that are not on this machine.
+The numbers are those of a model's config.json. The catalog (models/weights/catalog.yaml) has them for models that are
+not on this machine.
 """
 
 from typing import Self

@@ -24,15 +24,15 @@ from serving.artefacts.weights import model_path
 from serving.cascade.releases import Releases, Running
 from serving.config import StackConfig, parse_config, with_overrides
 from serving.engine.adapters import read_adapters
-from serving.engine.client import RayRouter, RayTier1
+from serving.engine.client import EngineClient, RouterClient
 from serving.engine.deployment import engine_deployment
-from serving.gateway.gateway import Stack, Tokenizer
+from serving.gateway.gateway import Gateway, Tokenizer
 from serving.gateway.routes import build_app
 from serving.gateway.tokenizer import PromptTokenizer
-from serving.hosted.client import FrontierClient
-from serving.learning.feedback import FeedbackDesk
+from serving.hosted.client import HostedClient
+from serving.learning.feedback import FeedbackStore
 from serving.learning.sampler import Sampler
-from serving.ledger.samples import LessonStore
+from serving.ledger.samples import SampleStore
 from serving.ledger.writer import Ledger
 from serving.process.loopback import keep_replica_on_loopback
 from serving.replicas.load_exchange import LoadExchange, asks, forwarder_deployment
@@ -43,13 +43,13 @@ from serving.telemetry.spans import Spans
 APPLICATION = "tierwise"
 
 
-def build_stack(config: StackConfig, tier1: DraftEngine, router: RouterModel | None, tokenizer: Tokenizer) -> Stack:
+def build_gateway(config: StackConfig, tier1: DraftEngine, router: RouterModel | None, tokenizer: Tokenizer) -> Gateway:
     """Everything one ingress process needs, around tiers that already run."""
     ledger = Ledger(config.ledger)
     telemetry = Telemetry(config.hash, ledger)
-    frontier = FrontierClient(config.frontier, observer=telemetry, count_tokens=tokenizer.count)
+    frontier = HostedClient(config.frontier, observer=telemetry, count_tokens=tokenizer.count)
 
-    lessons = LessonStore(config.ledger)
+    lessons = SampleStore(config.ledger)
     sampler = Sampler(
         config.learning,
         lessons=lessons,
@@ -76,20 +76,20 @@ def build_stack(config: StackConfig, tier1: DraftEngine, router: RouterModel | N
         if spans is not None:
             await asyncio.to_thread(spans.close)
 
-    return Stack(
+    return Gateway(
         tiers=Tiers(router=router, tier1=tier1, frontier=frontier),
         tokenizer=tokenizer,
         ledger=ledger,
         keys=KeyRing.load(config.gateway.keys_file),
         salt_secret=load_or_make_secret(config.gateway.secret_file),
         releases=releases,
-        release=config.release,
-        gateway=config.gateway,
+        response=config.response,
+        config=config.gateway,
         cost=config.cost,
         telemetry=telemetry,
         idempotency=IdempotencyStore(config.idempotency),
         sampler=sampler,
-        feedback=FeedbackDesk(config.learning, ledger, lessons),
+        feedback=FeedbackStore(config.learning, ledger, lessons),
         budgets=budgets,
         spans=spans,
         close=close,
@@ -120,23 +120,23 @@ class Ingress:
     ) -> None:
         keep_replica_on_loopback()
         tokenizer = PromptTokenizer(Path(model_path(config.tier1.model)))
-        own = RayTier1(tier1, config.tier1)
+        own = EngineClient(tier1, config.tier1)
         if own.board is not None and forwarder is not None:
             LoadExchange(own.board, asks(forwarder))
-        self._stack = build_stack(
+        self._gateway = build_gateway(
             config,
             own,
-            None if router is None or config.router is None else RayRouter(router, config.router),
+            None if router is None or config.router is None else RouterClient(router, config.router),
             tokenizer,
         )
         if config.gateway.replicas > 1:
-            self._stack.replica_id = serve.get_replica_context().replica_id.unique_id
+            self._gateway.replica_id = serve.get_replica_context().replica_id.unique_id
         if own.board is not None:
-            self._stack.telemetry.watch(own.board)
+            self._gateway.telemetry.watch(own.board)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The name Ray Serve looks for; called after the constructor."""
-        app = build_app(self._stack)
+        app = build_app(self._gateway)
         gc.collect()
         gc.freeze()  # what was built stays: a collection then looks at requests alone and not at every module
         return app

@@ -6,6 +6,7 @@ name, and the hash of the resolved tree (without its secrets) goes into every le
 
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -29,12 +30,15 @@ from serving.engine.config import EngineConfig
 from serving.engine.standin import StandinConfig
 from serving.errors import ConfigInvalid
 from serving.gateway.config import GatewayConfig
-from serving.gateway.response import ReleaseConfig
+from serving.gateway.response import ResponseConfig
 from serving.hosted.config import FrontierConfig
 from serving.learning.config import LearningConfig
 from serving.ledger.config import LedgerConfig
 from serving.telemetry.spans import TracesConfig
 
+log = logging.getLogger(__name__)
+
+RENAMED = {"release": "response"}  # sections of the version before
 ENV_PREFIX = "STACK_"
 ENV_NESTING = "__"
 SECRET = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -53,7 +57,7 @@ class StackConfig(Record):
     """The whole tree; each section's docstring says what it steers."""
 
     gateway: GatewayConfig = GatewayConfig()
-    release: ReleaseConfig = ReleaseConfig()
+    response: ResponseConfig = ResponseConfig()
     router: EngineConfig | None = None
     tier1: EngineConfig
     frontier: FrontierConfig
@@ -101,7 +105,7 @@ def load_config(path: Path, env: Mapping[str, str] = os.environ) -> StackConfig:
 
 def with_overrides(config: StackConfig, overrides: Mapping[str, Mapping[str, Any]]) -> StackConfig:
     """The tree with a release's values laid over it, validated as a profile is. Raises ConfigInvalid."""
-    tree = merged(config.model_dump(), overrides)
+    tree = merged(config.model_dump(), renamed(dict(overrides)))
     try:
         return StackConfig.model_validate(tree)
     except ValidationError as error:
@@ -125,13 +129,22 @@ def read_tree(path: Path, env: Mapping[str, str] = os.environ) -> dict[str, Any]
         raise ConfigInvalid(f"{path} is not YAML: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigInvalid(f"{path} must hold a mapping of sections, found {type(tree).__name__}")
-    return overlay(tree, env)
+    return renamed(overlay(tree, env))
+
+
+def renamed(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree with sections under their names of today. A name of the version before is read, with a warning."""
+    for old, new in RENAMED.items():
+        if old in tree and new not in tree:
+            log.warning("the profile's section `%s` is called `%s` now; the old name is read in this version", old, new)
+            tree = {new if key == old else key: value for key, value in tree.items()}
+    return tree
 
 
 def parse_config(tree: dict[str, Any], env: Mapping[str, str], name: str) -> StackConfig:
     """The tree with its secrets put in, validated; `name` is what messages call it. Raises ConfigInvalid."""
     try:
-        return StackConfig.model_validate(resolve_secrets(tree, env, ""))
+        return StackConfig.model_validate(resolve_secrets(renamed(tree), env, ""))
     except ValidationError as error:
         # Not `from error`: its words quote values, and a value may be a secret.
         raise ConfigInvalid(f"{name} is not a valid configuration:\n{explain(error, tree)}") from None

@@ -11,8 +11,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from models.data.dedup import leaked, unique
+from models.data.prompts import EvaluationLeak, read_prompts
 from models.errors import ModelsError
-from models.flywheel.dedup import leaked, unique
 from models.flywheel.implicit import implicit_signals
 from models.flywheel.labels import cap_tenants, graded_pairs, read_references
 from models.tier1.data import Example
@@ -21,12 +22,8 @@ from routing.learning.samples import Feedback, Sample, SampleSource
 from routing.text.redaction import findings
 from serving.errors import ConfigInvalid
 from serving.ledger.config import LedgerConfig
-from serving.ledger.samples import LessonStore
+from serving.ledger.samples import SampleStore
 from serving.ledger.store import StorageDown
-
-
-class EvaluationLeak(ModelsError):
-    """Prompts of an evaluation set are in the export; the message names the set and the samples."""
 
 
 class SecretLeft(ModelsError):
@@ -78,7 +75,7 @@ def run(args: argparse.Namespace) -> str:
 def read_lessons(config: LedgerConfig, since: datetime | None = None) -> tuple[list[Sample], list[Feedback]]:
     """What there is to learn from. Raises LedgerAway."""
     try:
-        lessons = LessonStore(config)
+        lessons = SampleStore(config)
         try:
             return lessons.all_samples(since), lessons.all_feedback(since)
         finally:
@@ -91,17 +88,6 @@ def instant(text: str) -> datetime:
     """An ISO 8601 moment, UTC when it names no offset."""
     moment = datetime.fromisoformat(text)
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
-
-
-def read_prompts(path: Path) -> list[str]:
-    """The prompts of an evaluation set: `prompt`, or the last of `messages`, of each JSON line."""
-    try:
-        lines = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines() if text.strip()]
-        return [line["prompt"] if "prompt" in line else line["messages"][-1]["content"] for line in lines]
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise EvaluationLeak(
-            f"{path} cannot be read as an evaluation set, so no leak can be ruled out: {error!r}"
-        ) from error
 
 
 def make_export(

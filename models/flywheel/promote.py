@@ -4,12 +4,11 @@ import argparse
 import json
 from pathlib import Path
 
-from models.errors import ModelsError
-from models.flywheel.gate import KINDS_WITH_HEADS, judge_adapter, judge_head, read_graded
-from models.flywheel.refused import Refused
+from models.errors import ModelsError, Refused
+from models.flywheel.candidate import KINDS_WITH_HEADS, judge_adapter, judge_head, read_graded
 from models.flywheel.registry import ArtefactKind, Registry
 from models.flywheel.steps import finish, start_canary
-from models.router.data import load_pairs
+from models.heads.pairs import load_pairs
 from routing.learning.promotion import Comparison, Margins
 
 DEFAULT_REGISTRY = Path(".cache/tierwise/registry")

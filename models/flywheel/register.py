@@ -13,7 +13,7 @@ import yaml
 from models.errors import ModelsError
 from models.flywheel.promote import CommandLineWrong, add_registry
 from models.flywheel.registry import ArtefactKind, ArtefactManifest, Registry, code_revision, now
-from models.tier1.summary import SUMMARY
+from models.tier1.config import SUMMARY
 from routing.heads.evidence import HeadKind
 from routing.learning.release import RELOADABLE, Variant
 from serving.artefacts.heads import read_manifest

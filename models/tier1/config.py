@@ -1,7 +1,7 @@
 """One file says how tier 1 is trained: the same fields for SFT and DPO, on a CPU, one GPU or several."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import yaml
 from pydantic import Field, ValidationError
@@ -67,3 +67,6 @@ def load_training(path: Path) -> TrainingConfig:
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc'])) or '(top level)'}: {e['msg']}" for e in error.errors()]
         raise TrainingInvalid("\n".join([f"{path} is not a training configuration:", *lines])) from error
+
+
+SUMMARY: Final = "training.json"

@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from models.data.dedup import leaked
 from models.errors import ModelsError
-from models.flywheel.dedup import leaked
 from routing.learning.labels import fold_of
 from routing.records import Record
 

@@ -19,14 +19,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, s
 from transformers.trainer_utils import get_last_checkpoint
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from models.flywheel.export import read_prompts
-from models.tier1.config import TrainingConfig, load_training
-from models.tier1.curves import draw_curves
+from models.data.prompts import read_prompts
+from models.tier1.config import SUMMARY, TrainingConfig, load_training
 from models.tier1.data import Example, examples_sha256, read_examples, split_examples, without
-from models.tier1.half import cast_down
 from models.tier1.loss import CpuSftTrainer
-from models.tier1.summary import SUMMARY
-from models.weights import cache_dir, model_dir
+from models.tier1.loss_plot import draw_curves
+from models.tier1.mixed_precision import cast_down
+from models.weights.folder import cache_dir, model_dir
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """What serving asks of trained heads: where a request goes first, and what the looks at its draft say.
 
 The dial is a quality target, a share of the frontier's quality; the thresholds for each of its positions are in the
-artefact, chosen on labels (models/calibrate.py). What was never calibrated goes to the frontier.
+artefact, chosen on labels (models/heads/calibrate.py). What was never calibrated goes to the frontier.
 """
 
 from collections.abc import Mapping

@@ -23,7 +23,7 @@ from serving.errors import ConfigInvalid
 
 IMPORT_PATH = "serving.app:build"
 # What a cluster needs of the repository. Ray unpacks a zip with one top folder.
-PACKAGED = ("routing/**/*", "serving/**/*", "models/catalog.yaml")
+PACKAGED = ("routing/**/*", "serving/**/*", "models/weights/catalog.yaml")
 TOP_FOLDER = "tierwise"
 ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the same files are the same bytes: the name is a hash of them
 ENVIRONMENT = {

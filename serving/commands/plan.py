@@ -20,7 +20,7 @@ from serving.engine.config import EngineConfig
 from serving.engine.vllm_flags import GIB, LoraSettings, VllmSettings
 from serving.errors import ConfigInvalid, DoesNotFit
 
-CATALOG = ROOT / "models" / "catalog.yaml"
+CATALOG = ROOT / "models" / "weights" / "catalog.yaml"
 LENGTHS_TOKENS = (1024, 4096, 16384)
 # vLLM's own: the share of a GPU, tokens of a step on GPUs of 80 GB and more (2,048 on smaller ones), KV block sizes.
 GPU_MEMORY_FRACTION = 0.92
@@ -218,7 +218,7 @@ def shape_of(section: VllmSettings) -> ModelShape:
             return ModelShape.model_validate(entry["shape"])
     raise ConfigInvalid(
         f"the shape of {section.model!r} is not known: fetch the model, name its folder in model_path, "
-        "or add its shape to models/catalog.yaml"
+        "or add its shape to models/weights/catalog.yaml"
     )
 
 

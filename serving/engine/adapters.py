@@ -136,7 +136,7 @@ def listed(items: Iterable[object]) -> str:
     return ", ".join(map(str, items)) or "none"
 
 
-class AdapterShelf:
+class AdapterLoader:
     """The adapters that one replica's engine has; each is read once, by the first request or a promotion before it.
 
     load: tells the engine to read a folder under a name and returns why not (serving/engine/vllm_engine.py).

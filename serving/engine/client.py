@@ -16,7 +16,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serving.engine.config import EngineConfig
 from serving.errors import QueueFull, RouterFailed, StackError, Tier1Failed
-from serving.replicas.tracker import ReplicaBoard, routed_prompt, shared_board
+from serving.replicas.tracker import ReplicaTracker, routed_prompt, shared_tracker
 from serving.request.call import Adapter, Call
 from serving.request.frame import Frame, RouterScore
 from serving.request.payloads import DraftPayload, ScorePayload
@@ -61,7 +61,7 @@ class Methods:
         return self._method("stats")
 
 
-class RayTier1:
+class EngineClient:
     """tiers.DraftEngine over a handle of an `Engine` deployment."""
 
     def __init__(self, handle: DeploymentHandle, config: EngineConfig) -> None:
@@ -69,7 +69,7 @@ class RayTier1:
         self.max_context_tokens = config.max_context_tokens
         self._handle, self._engine = handle, Methods(handle)
         self.board = (
-            shared_board(handle.app_name, handle.deployment_name, config.replica_routing)
+            shared_tracker(handle.app_name, handle.deployment_name, config.replica_routing)
             if config.routes_by_cache
             else None
         )
@@ -91,7 +91,7 @@ class RayTier1:
             async for frame in frames:
                 yield frame
 
-    async def _chosen(self, payload: DraftPayload, board: ReplicaBoard) -> AsyncGenerator[Frame, None]:
+    async def _chosen(self, payload: DraftPayload, board: ReplicaTracker) -> AsyncGenerator[Frame, None]:
         """Tell the board what becomes of the request, and the caller how its replica was chosen."""
         board.expect(routed_prompt(payload))
         told = prefilled = False
@@ -143,7 +143,7 @@ class RayTier1:
         return cast(EngineStats, await called(self._engine.stats.remote(), Tier1Failed))
 
 
-class RayRouter:
+class RouterClient:
     """tiers.RouterModel over a handle of an `Engine` deployment."""
 
     def __init__(self, handle: DeploymentHandle, config: EngineConfig) -> None:

@@ -20,14 +20,14 @@ from ray import serve
 from ray.serve.config import RequestRouterConfig
 
 from routing.cost.shared_clock import SharedClock
-from serving.engine.adapters import AdapterShelf
+from serving.engine.adapters import AdapterLoader
 from serving.engine.config import EngineConfig
 from serving.engine.framing import Framer
 from serving.engine.noop import NoopEngine
 from serving.engine.router_prompt import RouterPrompts, encode
 from serving.engine.vllm_flags import GIB
 from serving.errors import RouterFailed, Tier1Failed
-from serving.process.children import Leash
+from serving.process.children import ChildGuard
 from serving.process.loopback import keep_replica_on_loopback
 from serving.replicas.ray_router import KvAwareRouter
 from serving.request.call import Adapter
@@ -47,11 +47,11 @@ class Engine:
         self._config = config
         self._replica_id = serve.get_replica_context().replica_id.unique_id
         self._clock = SharedClock()
-        self._leash = Leash()  # before the first process of the engine
+        self._leash = ChildGuard()  # before the first process of the engine
         flags = config.flags()
         self._vllm = await VllmEngine.start(flags)
         self._tokenizer = copy.deepcopy(self._vllm.tokenizer)  # of our own: vLLM uses its one in other threads
-        self._shelf = AdapterShelf(self._vllm.load_lora, Path(str(flags["model"])))
+        self._shelf = AdapterLoader(self._vllm.load_lora, Path(str(flags["model"])))
         self._prompts = RouterPrompts.build(self._tokenizer, config.max_context_tokens)
         self._tokens_seen = 0
         self._proof_at = -math.inf  # perf_counter of the last proof that tokens come out

@@ -14,60 +14,64 @@ from serving.access.idempotency import HEADER as IDEMPOTENCY_HEADER
 from serving.access.idempotency import Replay, Token
 from serving.cascade.answer import answer
 from serving.errors import LedgerUnavailable
-from serving.gateway.gateway import Stack
+from serving.gateway.gateway import Gateway
 from serving.gateway.read_call import fits_header, header_id, make_call, read_body
-from serving.gateway.response import Released
+from serving.gateway.response import AnswerResponse
 from serving.request.call import Call
 from serving.request.frame import Frame
 from serving.request.trace import METADATA_VERSION, RequestTrace
 
 
-async def complete(stack: Stack, request: Request, api: Api) -> Released:
+async def complete(gateway: Gateway, request: Request, api: Api) -> AnswerResponse:
     """Read, check, tokenize once, and let the cascade answer."""
     arrived = time.perf_counter()
-    principal = stack.keys.authenticate(request.headers.get("authorization"))
-    if not stack.ledger.ready():
+    principal = gateway.keys.authenticate(request.headers.get("authorization"))
+    if not gateway.ledger.ready():
         raise LedgerUnavailable("the ledger cannot book this request and the stack is configured to refuse then")
-    raw = await read_body(request, stack.gateway.max_body_bytes)
+    raw = await read_body(request, gateway.config.max_body_bytes)
     request_id = uuid.uuid4().hex  # never the client's: two tenants may send the same one
-    running = stack.releases.pick(request_id)  # to the end of this request, whatever is promoted meanwhile
-    call = await make_call(stack, principal, api, raw, request, arrived, request_id, running.sections)
+    running = gateway.releases.pick(request_id)  # to the end of this request, whatever is promoted meanwhile
+    call = await make_call(gateway, principal, api, raw, request, arrived, request_id, running.sections)
     client_id = header_id(request, "x-request-id") or call.request_id
-    claim = claim_key(stack, request, call, raw)
+    claim = claim_key(gateway, request, call, raw)
     if isinstance(claim, Replay):
-        return Released(
+        return AnswerResponse(
             replayed(claim),
             stream=call.stream,
             include_usage=call.include_usage,
             headers=lambda: {"x-request-id": client_id, "x-tierwise-replayed": "true"},
             metadata=lambda: {"version": METADATA_VERSION, "replayed": True, "cost_usd": 0.0},
-            config=stack.release,
+            config=gateway.response,
         )
-    trace = RequestTrace(call, running.config_hash, stack.cost, started=arrived)
-    watched = stack.sampler.begin(call)
-    settle = stack.settle if watched is None else watched.settling(stack.settle)
-    if stack.spans is not None:
-        settle = stack.spans.settling(settle, trace, request.headers)
+    trace = RequestTrace(call, running.config_hash, gateway.cost, started=arrived)
+    watched = gateway.sampler.begin(call)
+    settle = gateway.settle if watched is None else watched.settling(gateway.settle)
+    if gateway.spans is not None:
+        settle = gateway.spans.settling(settle, trace, request.headers)
     frames = within_budget(
-        stack.budgets, principal, trace, settle, lambda call: answer(call, stack.tiers, trace, settle, running.sections)
+        gateway.budgets,
+        principal,
+        trace,
+        settle,
+        lambda call: answer(call, gateway.tiers, trace, settle, running.sections),
     )
     frames = frames if watched is None else watched.frames(frames, trace)
-    return Released(
+    return AnswerResponse(
         frames if claim is None else kept(frames, claim),
         stream=call.stream,
         include_usage=call.include_usage,
         headers=lambda: {"x-request-id": client_id, **decision_headers(trace)},
         metadata=trace.metadata,
-        config=stack.release,
+        config=gateway.response,
     )
 
 
-def claim_key(stack: Stack, request: Request, call: Call, raw: bytes) -> Replay | Token | None:
+def claim_key(gateway: Gateway, request: Request, call: Call, raw: bytes) -> Replay | Token | None:
     """The right to run a request that carries an idempotency key, or its answer; None without a key."""
     key = request.headers.get(IDEMPOTENCY_HEADER)
     if key is None:
         return None
-    return stack.idempotency.begin(call.tenant, key, hashlib.sha256(call.api.encode() + raw).hexdigest())
+    return gateway.idempotency.begin(call.tenant, key, hashlib.sha256(call.api.encode() + raw).hexdigest())
 
 
 async def kept(frames: AsyncGenerator[Frame, None], token: Token) -> AsyncGenerator[Frame, None]:

@@ -22,7 +22,7 @@ from serving.errors import Forbidden, InvalidRequest, LedgerUnavailable, NotFoun
 from serving.gateway.budget_routes import shown
 from serving.ledger.config import LedgerConfig
 from serving.ledger.reader import LedgerReader
-from serving.replicas.tracker import ReplicaBoard
+from serving.replicas.tracker import ReplicaTracker
 from serving.report.__main__ import Order
 from serving.report.html import asset
 from serving.request.tiers import EngineStats
@@ -52,7 +52,7 @@ AskStats = Callable[[], Awaitable[EngineStats]]
 
 
 @dataclass(slots=True)
-class ReportDesk:
+class ReportCache:
     """Reports by range, each made in a process of its own and kept for a moment; one at a time."""
 
     ledger: LedgerConfig
@@ -108,14 +108,14 @@ class Live:
     budgets: Budgets
     engines: Mapping[Tier, AskStats]
     in_flight: Callable[[], int]
-    boards: Sequence[ReplicaBoard]
+    boards: Sequence[ReplicaTracker]
     registry: Path | None
 
 
 def add_dashboard_routes(app: FastAPI, ledger: LedgerConfig, live: Live) -> None:
     """The page, its two files and its data."""
     router = APIRouter(include_in_schema=False)
-    desk = ReportDesk(ledger)
+    desk = ReportCache(ledger)
 
     @router.get("/dashboard")
     async def page() -> Response:
@@ -177,7 +177,7 @@ async def engine(tier: Tier, ask: AskStats) -> dict[str, Any]:
     return {"tier": tier, **asdict(stats), "prefix_hit_ratio": stats.prompt_tokens_cached / asked if asked else None}
 
 
-def seats(board: ReplicaBoard) -> list[dict[str, Any]]:
+def seats(board: ReplicaTracker) -> list[dict[str, Any]]:
     """The queues that the choice of a replica goes by."""
     return [
         {

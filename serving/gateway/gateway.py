@@ -1,4 +1,4 @@
-"""What one ingress process holds, and the limits at its door. Built in app.py, passed to whoever answers."""
+"""What one gateway process holds. Built in app.py, passed to whoever answers."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,8 +12,8 @@ from serving.access.idempotency import IdempotencyStore
 from serving.access.keys import KeyRing
 from serving.cascade.releases import Releases
 from serving.gateway.config import GatewayConfig
-from serving.gateway.response import ReleaseConfig
-from serving.learning.feedback import FeedbackDesk
+from serving.gateway.response import ResponseConfig
+from serving.learning.feedback import FeedbackStore
 from serving.learning.sampler import Sampler
 from serving.ledger.writer import Ledger
 from serving.request.tiers import Tiers
@@ -36,8 +36,8 @@ class Tokenizer(Protocol):
 
 
 @dataclass
-class Stack:
-    """What one ingress process holds, built once (serving/app.py) and passed in."""
+class Gateway:
+    """What one gateway process holds, built once (serving/app.py) and passed in."""
 
     tiers: Tiers
     tokenizer: Tokenizer
@@ -45,13 +45,13 @@ class Stack:
     keys: KeyRing
     salt_secret: bytes
     releases: Releases
-    release: ReleaseConfig
-    gateway: GatewayConfig
+    response: ResponseConfig
+    config: GatewayConfig
     cost: CostConfig
     telemetry: Telemetry
     idempotency: IdempotencyStore
     sampler: Sampler
-    feedback: FeedbackDesk
+    feedback: FeedbackStore
     budgets: Budgets
     close: Callable[[], Awaitable[None]]
     spans: Spans | None = None

@@ -14,7 +14,7 @@ from serving.api.completions import CompletionBody, read_completion
 from serving.api.formats import requested_model, to_call_body
 from serving.cascade.sections import Sections
 from serving.errors import BodyTooLarge, ClientGone, UnsupportedMedia
-from serving.gateway.gateway import Stack
+from serving.gateway.gateway import Gateway
 from serving.request.call import Call
 
 MAX_ID_CHARS = 128
@@ -53,7 +53,7 @@ def fits_header(value: str) -> bool:
 
 
 async def make_call(
-    stack: Stack,
+    gateway: Gateway,
     principal: Principal,
     api: Api,
     raw: bytes,
@@ -64,13 +64,13 @@ async def make_call(
 ) -> Call:
     """The validated body, the one tokenization, the features and the server's own identifiers of one request."""
     read = read_chat if api is Api.CHAT else read_completion
-    wire: ChatCompletionBody | CompletionBody = read(raw, stack.gateway.wire, stack.tokenizer.vocab_size)
+    wire: ChatCompletionBody | CompletionBody = read(raw, gateway.config.wire, gateway.tokenizer.vocab_size)
     model, body = requested_model(wire), to_call_body(wire)
-    longest = max(stack.tiers.tier1.max_context_tokens, stack.tiers.frontier.max_context_tokens)
-    ids = await stack.tokenizer.render(api, body, longest)
+    longest = max(gateway.tiers.tier1.max_context_tokens, gateway.tiers.frontier.max_context_tokens)
+    ids = await gateway.tokenizer.render(api, body, longest)
     hint = {"metadata": wire.metadata} if isinstance(wire, ChatCompletionBody) else {}
     if steering_attempt(last_text(body)):
-        stack.telemetry.steering.inc()
+        gateway.telemetry.steering.inc()
     features = request_features({**body, **hint}, api, len(ids), sections.policy)
     return Call(
         request_id=request_id,
@@ -80,8 +80,8 @@ async def make_call(
         body=body,
         features=features,
         prompt_token_ids=ids,
-        cache_salt=tenant_salt(stack.salt_secret, principal.tenant),
-        deadline=arrived + stack.gateway.request_deadline_s,
+        cache_salt=tenant_salt(gateway.salt_secret, principal.tenant),
+        deadline=arrived + gateway.config.request_deadline_s,
         stream=bool(wire.stream),
         include_usage=bool(wire.stream_options and wire.stream_options.include_usage),
         session_id=header_id(request, "x-session-id"),

@@ -26,7 +26,7 @@ DONE = b"data: [DONE]\n\n"
 QUEUED_FRAMES = 16  # enough to decouple the tasks, small enough that a slow reader is felt upstream at once
 
 
-class ReleaseConfig(Record):
+class ResponseConfig(Record):
     """How an answer is written."""
 
     hold_headers_s: float = Field(2.0, ge=0, description="send headers without the verdict after this long")
@@ -34,7 +34,7 @@ class ReleaseConfig(Record):
     write_timeout_s: float = Field(30.0, gt=0, description="a client that accepts no byte for this long is dropped")
 
 
-class Released(Response):
+class AnswerResponse(Response):
     """An ASGI response that is fed by the cascade.
 
     headers, metadata: called when they are needed, so they carry whatever is known by then.
@@ -48,7 +48,7 @@ class Released(Response):
         include_usage: bool,
         headers: Callable[[], Mapping[str, str]],
         metadata: Callable[[], dict[str, Any]],
-        config: ReleaseConfig,
+        config: ResponseConfig,
     ) -> None:
         super().__init__()
         self._frames, self._stream, self._include_usage = frames, stream, include_usage

@@ -1,4 +1,4 @@
-"""The HTTP surface: read and refuse, then hand one `Call` to the cascade and its frames to `Released`.
+"""The HTTP surface: read and refuse, then hand one `Call` to the cascade and its frames to `AnswerResponse`.
 
 Nothing is decided here. Bodies are read within a limit, errors are rendered in OpenAI's shape in one place, and
 whatever the request carries besides the allow-listed fields ends in this file.
@@ -27,7 +27,7 @@ from serving.errors import (
 from serving.gateway.answering import complete
 from serving.gateway.budget_routes import add_budget_routes
 from serving.gateway.dashboard_routes import Live, add_dashboard_routes
-from serving.gateway.gateway import Stack
+from serving.gateway.gateway import Gateway
 from serving.gateway.health import probe_tiers, show_load
 from serving.gateway.read_call import MAX_ID_CHARS, read_body
 from serving.learning.feedback import FeedbackBody
@@ -36,20 +36,20 @@ from serving.request.trace import METADATA_VERSION
 ANSWERING_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 
 
-def build_app(stack: Stack) -> FastAPI:
+def build_app(gateway: Gateway) -> FastAPI:
     """The ASGI application of one ingress process."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
-        stack.sampler.start()
-        stack.releases.start()
+        gateway.sampler.start()
+        gateway.releases.start()
         yield
-        await stack.close()
+        await gateway.close()
 
     app = FastAPI(title="Tierwise", version=METADATA_VERSION, redirect_slashes=False, docs_url=None, redoc_url=None)
     app.router.lifespan_context = lifespan
     app.add_middleware(
-        Admission, paths=ANSWERING_PATHS, limit=stack.gateway.max_concurrent_requests, observer=stack.telemetry
+        Admission, paths=ANSWERING_PATHS, limit=gateway.config.max_concurrent_requests, observer=gateway.telemetry
     )
     app.add_exception_handler(StackError, on_stack_error)
     app.add_exception_handler(HTTPException, on_http_error)
@@ -58,33 +58,33 @@ def build_app(stack: Stack) -> FastAPI:
     @app.post("/v1/chat/completions", openapi_extra={"requestBody": request_body_openapi(ChatCompletionBody)})
     async def chat_completions(request: Request) -> Response:
         """Answer a conversation with the cheapest tier that will answer it well."""
-        return await complete(stack, request, Api.CHAT)
+        return await complete(gateway, request, Api.CHAT)
 
     @app.post("/v1/completions", openapi_extra={"requestBody": request_body_openapi(CompletionBody)})
     async def completions(request: Request) -> Response:
         """Continue one prompt."""
-        return await complete(stack, request, Api.COMPLETIONS)
+        return await complete(gateway, request, Api.COMPLETIONS)
 
     @app.post("/v1/feedback", openapi_extra={"requestBody": request_body_openapi(FeedbackBody)})
     async def feedback(request: Request) -> JSONResponse:
         """Say of one of your requests whether its answer was good, or what it should have been."""
-        principal = stack.keys.authenticate(request.headers.get("authorization"))
-        raw = await read_body(request, stack.gateway.max_body_bytes)
-        return JSONResponse(await stack.feedback.take(raw, principal.tenant))
+        principal = gateway.keys.authenticate(request.headers.get("authorization"))
+        raw = await read_body(request, gateway.config.max_body_bytes)
+        return JSONResponse(await gateway.feedback.take(raw, principal.tenant))
 
-    add_budget_routes(app, stack.keys, stack.budgets)
-    add_dashboard_routes(app, stack.ledger.config, live(stack))
+    add_budget_routes(app, gateway.keys, gateway.budgets)
+    add_dashboard_routes(app, gateway.ledger.config, live(gateway))
 
     @app.get("/v1/models")
     async def models(request: Request) -> JSONResponse:
         """The model names a request may ask for."""
-        stack.keys.authenticate(request.headers.get("authorization"))
+        gateway.keys.authenticate(request.headers.get("authorization"))
         return JSONResponse({"object": "list", "data": [model_card(name) for name in RequestedModel]})
 
     @app.get("/v1/models/{name}")
     async def model(request: Request, name: str) -> JSONResponse:
         """One of them."""
-        stack.keys.authenticate(request.headers.get("authorization"))
+        gateway.keys.authenticate(request.headers.get("authorization"))
         if name not in set(RequestedModel):
             raise NotFound(f"the model {name[:MAX_ID_CHARS]!r} does not exist", param="model")
         return JSONResponse(model_card(RequestedModel(name)))
@@ -97,18 +97,18 @@ def build_app(stack: Stack) -> FastAPI:
     @app.get("/readyz")
     async def readyz() -> JSONResponse:
         """Each tier has generated a token just now (or within probe_ttl_s)."""
-        tiers = await probe_tiers(stack)
-        ready = all(error is None for error in tiers.values()) and stack.ledger.ready()
+        tiers = await probe_tiers(gateway)
+        ready = all(error is None for error in tiers.values()) and gateway.ledger.ready()
         states = {name: error or "ok" for name, error in tiers.items()}
         return JSONResponse({"status": "ready" if ready else "not ready", "tiers": states}, 200 if ready else 503)
 
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
         """Prometheus text; needs an admin key where keys are in use."""
-        if not stack.keys.authenticate(request.headers.get("authorization")).admin:
+        if not gateway.keys.authenticate(request.headers.get("authorization")).admin:
             raise Forbidden("metrics need an admin key")
-        await show_load(stack)
-        return Response(stack.telemetry.render(stack.replica_id), media_type="text/plain; version=0.0.4")
+        await show_load(gateway)
+        return Response(gateway.telemetry.render(gateway.replica_id), media_type="text/plain; version=0.0.4")
 
     return app
 
@@ -118,18 +118,18 @@ def model_card(name: RequestedModel) -> dict[str, Any]:
     return {"id": name.value, "object": "model", "created": 0, "owned_by": "tierwise"}
 
 
-def live(stack: Stack) -> Live:
+def live(gateway: Gateway) -> Live:
     """What the dashboard may ask about this moment."""
-    engines = {Tier.TIER1: stack.tiers.tier1.stats}
-    if stack.tiers.router is not None:
-        engines[Tier.ROUTER] = stack.tiers.router.stats
+    engines = {Tier.TIER1: gateway.tiers.tier1.stats}
+    if gateway.tiers.router is not None:
+        engines[Tier.ROUTER] = gateway.tiers.router.stats
     return Live(
-        stack.keys,
-        stack.budgets,
+        gateway.keys,
+        gateway.budgets,
         engines,
-        lambda: stack.telemetry.in_flight_now,
-        stack.telemetry.boards,
-        stack.releases.registry,
+        lambda: gateway.telemetry.in_flight_now,
+        gateway.telemetry.boards,
+        gateway.releases.registry,
     )
 
 

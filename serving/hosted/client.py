@@ -69,7 +69,7 @@ class Unobserved:
         """See FrontierObserver."""
 
 
-class FrontierClient:
+class HostedClient:
     """serving.request.tiers.FrontierModel over real providers. Build once, `aclose()` at the end.
 
     clock: of the breakers; a test passes its own. count_tokens: only for usage that no provider reported.

@@ -12,7 +12,7 @@ from routing.text.redaction import redact
 from serving.api.json_body import parse_body
 from serving.errors import InvalidRequest, LedgerUnavailable, NotFound, TenantLimited
 from serving.learning.config import LearningConfig
-from serving.ledger.samples import Asked, LessonStore
+from serving.ledger.samples import Asked, SampleStore
 from serving.ledger.store import StorageDown
 from serving.ledger.writer import Ledger
 
@@ -34,10 +34,10 @@ class FeedbackBody(Record):
         return self
 
 
-class FeedbackDesk:
+class FeedbackStore:
     """Takes feedback in for one ingress process."""
 
-    def __init__(self, config: LearningConfig, ledger: Ledger, lessons: LessonStore) -> None:
+    def __init__(self, config: LearningConfig, ledger: Ledger, lessons: SampleStore) -> None:
         self._config, self._ledger, self._lessons = config, ledger, lessons
 
     async def take(self, raw: bytes, tenant: str) -> dict[str, Any]:

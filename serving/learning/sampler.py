@@ -35,7 +35,7 @@ from routing.text.redaction import redact
 from routing.text.request_body import messages_of
 from serving.errors import StackError
 from serving.learning.config import LearningConfig
-from serving.ledger.samples import LessonStore
+from serving.ledger.samples import SampleStore
 from serving.ledger.store import StorageDown
 from serving.ledger.writer import Ledger
 from serving.request.call import Call
@@ -125,7 +125,7 @@ class Sampler:
         self,
         config: LearningConfig,
         *,
-        lessons: LessonStore,
+        lessons: SampleStore,
         ledger: Ledger,
         frontier: FrontierModel,
         cost: CostConfig,

@@ -29,7 +29,7 @@ class ShadowSpend(Record):
     n_unpriced: int
 
 
-class LessonStore:
+class SampleStore:
     """Blocking, for threads and commands; every call is a transaction of its own. Raises StorageDown from each.
 
     The tables are made by the ledger's writer or `Store.migrate`.

@@ -19,7 +19,7 @@ VARIABLE = "TIERWISE_LEASH"
 AGAIN_S = 0.2
 
 
-class Leash:
+class ChildGuard:
     """Everything this process starts from now on is marked in its environment and ends with this process."""
 
     def __init__(self) -> None:

@@ -22,7 +22,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serving.process.loopback import keep_replica_on_loopback
 from serving.replicas.load_news import LoadNews
-from serving.replicas.tracker import ReplicaBoard
+from serving.replicas.tracker import ReplicaTracker
 
 ALIVE_EVERY_S = 1.0
 SILENT_AFTER_S = 10.0
@@ -96,7 +96,7 @@ class LoadExchange(LoadNews):
 
     def __init__(
         self,
-        board: ReplicaBoard,
+        board: ReplicaTracker,
         addresses: Callable[[], Awaitable[Addresses]],
         silent_after_s: float = SILENT_AFTER_S,
     ) -> None:

@@ -1,6 +1,6 @@
 """Ray Serve's request router for a deployment with several replicas: gathers, asks the board, and does what it says.
 
-One instance per handle; they share their process's `ReplicaBoard`. Nothing in here waits for anything outside.
+One instance per handle; they share their process's `ReplicaTracker`. Nothing in here waits for anything outside.
 """
 
 import random
@@ -15,7 +15,7 @@ from ray.serve._private.request_router.replica_wrapper import RunningReplica
 from ray.serve.request_router import RequestRouter
 
 from serving.replicas.config import ReplicaRoutingConfig
-from serving.replicas.tracker import RoutedPrompt, routed_prompt, shared_board
+from serving.replicas.tracker import RoutedPrompt, routed_prompt, shared_tracker
 from serving.request.payloads import DraftPayload
 
 
@@ -29,7 +29,7 @@ class KvAwareRouter(RequestRouter):  # type: ignore[misc]  # Ray is untyped here
     def initialize_state(self, config: dict[str, Any]) -> None:
         """Called by Serve with `request_router_kwargs`."""
         deployment = self._deployment_id
-        self._board = shared_board(deployment.app_name, deployment.name, ReplicaRoutingConfig.model_validate(config))
+        self._board = shared_tracker(deployment.app_name, deployment.name, ReplicaRoutingConfig.model_validate(config))
         self._random = random.Random()  # noqa: S311 - spreads load
         self._waiting: dict[int, PendingRequest] = {}  # by the identity of their metadata
         self._sent: defaultdict[str, list[str]] = defaultdict(list)  # Serve's id of a request -> ours

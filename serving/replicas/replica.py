@@ -14,7 +14,7 @@ from serving.replicas.kv_events import EventCounts, KvFollower, KvSource
 log = logging.getLogger(__name__)
 
 
-class Seat:
+class TrackedReplica:
     """A replica's load and blocks.
 
     blocks: what its engine reports, or a model of its cache; None: nothing is known of it. host: a model of the KV

@@ -21,7 +21,7 @@ from routing.replicas.rank import NoReplicaAvailable, Prompt, ReplicaState, rank
 from serving.replicas.config import ReplicaRoutingConfig
 from serving.replicas.kv_events import EventCounts
 from serving.replicas.load_news import LoadNews
-from serving.replicas.replica import Seat
+from serving.replicas.replica import TrackedReplica
 from serving.request.payloads import DraftPayload
 
 
@@ -55,7 +55,7 @@ class Open:
 
 
 @dataclass(slots=True)
-class BoardCounts:
+class TrackerCounts:
     """Totals since the start, for the metrics."""
 
     decisions: Counter[ReplicaMode] = field(default_factory=Counter)
@@ -65,15 +65,15 @@ class BoardCounts:
     events: EventCounts = field(default_factory=EventCounts)
 
 
-class ReplicaBoard:
+class ReplicaTracker:
     """Ranks replicas for prompts and keeps the books of who has what to do."""
 
     def __init__(self, config: ReplicaRoutingConfig, news: LoadNews | None = None) -> None:
         self.config = config
-        self.counts = BoardCounts()
+        self.counts = TrackerCounts()
         self.index = BlockIndex()
         self.host_index = BlockIndex()
-        self.seats: dict[str, Seat] = {}
+        self.seats: dict[str, TrackedReplica] = {}
         self.news = LoadNews() if news is None else news
         self.unseen = UnseenWork()
         self.arrivals = Arrivals()
@@ -87,7 +87,7 @@ class ReplicaBoard:
     def set_replicas(self, metadata: Mapping[str, Mapping[str, Any]]) -> None:
         """The replicas there are, with what each recorded of itself when it became ready; call it in the event loop.
 
-        metadata: per replica id the `facts` of a Seat.
+        metadata: per replica id the `facts` of a TrackedReplica.
         """
         self._loop = asyncio.get_running_loop()
         if self._exchange is None:
@@ -96,7 +96,7 @@ class ReplicaBoard:
             self.remove_replica(gone)
         for replica_id, facts in metadata.items():
             if replica_id not in self.seats:
-                self.seats[replica_id] = Seat(
+                self.seats[replica_id] = TrackedReplica(
                     replica_id,
                     facts,
                     ReplicaLoad(self.tier_rate),
@@ -248,7 +248,7 @@ class ReplicaBoard:
         for replica_id in list(self.seats):
             self.remove_replica(replica_id)
 
-    def _states(self, entry: Open, seats: Sequence[Seat], now: float) -> list[ReplicaState]:
+    def _states(self, entry: Open, seats: Sequence[TrackedReplica], now: float) -> list[ReplicaState]:
         for seat in seats:
             seat.look(now)
         in_gpu: dict[int, dict[str, int]] = {}
@@ -279,7 +279,7 @@ class ReplicaBoard:
             )
         return states
 
-    def _keys(self, entry: Open, seat: Seat) -> list[int]:
+    def _keys(self, entry: Open, seat: TrackedReplica) -> list[int]:
         size = seat.block_size_tokens
         assert size is not None
         if size not in entry.keys:
@@ -330,7 +330,7 @@ class ReplicaBoard:
         if entry is not None:
             self._cancel_booking(entry)
 
-    def _mirror(self, seat: Seat, keys: Sequence[int]) -> None:
+    def _mirror(self, seat: TrackedReplica, keys: Sequence[int]) -> None:
         if self.seats.get(seat.replica_id) is seat:
             seat.used(keys)
             self.news.mirrored(seat.replica_id, keys)
@@ -354,9 +354,9 @@ class ReplicaBoard:
             self._loop.call_soon_threadsafe(call, request_id)
 
 
-_boards: dict[tuple[str, str], ReplicaBoard] = {}
+_boards: dict[tuple[str, str], ReplicaTracker] = {}
 
 
-def shared_board(application: str, deployment: str, config: ReplicaRoutingConfig) -> ReplicaBoard:
+def shared_tracker(application: str, deployment: str, config: ReplicaRoutingConfig) -> ReplicaTracker:
     """This process's board of a deployment, made when first asked for: every handle's router and the tier share it."""
-    return _boards.setdefault((application, deployment), ReplicaBoard(config))
+    return _boards.setdefault((application, deployment), ReplicaTracker(config))

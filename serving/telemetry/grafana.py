@@ -11,7 +11,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from serving.ledger.writer import LedgerCounts
 from serving.replicas.config import ReplicaRoutingConfig
-from serving.replicas.tracker import ReplicaBoard
+from serving.replicas.tracker import ReplicaTracker
 from serving.telemetry.metrics import Telemetry
 
 PANEL_WIDTH, PANEL_HEIGHT, COLUMNS = 8, 7, 3
@@ -63,7 +63,7 @@ def metrics() -> list[Metric]:
     """Every metric of the gateway, by name."""
     found = []
     telemetry = Telemetry("hash")
-    telemetry.watch(ReplicaBoard(ReplicaRoutingConfig()))
+    telemetry.watch(ReplicaTracker(ReplicaRoutingConfig()))
     for collector in telemetry.registry._collector_to_names:
         if isinstance(collector, MetricWrapperBase):
             found += [

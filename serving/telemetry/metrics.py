@@ -18,7 +18,7 @@ from serving.hosted.breaker import BreakerState
 from serving.hosted.faults import Reason
 from serving.learning.sampler import SampleEvent
 from serving.ledger.writer import Ledger
-from serving.replicas.tracker import ReplicaBoard
+from serving.replicas.tracker import ReplicaTracker
 from serving.request.tiers import EngineStats
 
 SERIES = re.compile(rb"^(tierwise_\w+)(\{.*\})? ", re.MULTILINE)  # no label value of ours holds a brace and a space
@@ -30,7 +30,7 @@ class Telemetry:
 
     def __init__(self, config_hash: str, ledger: Ledger | None = None) -> None:
         self.registry = CollectorRegistry()
-        self.boards: list[ReplicaBoard] = []
+        self.boards: list[ReplicaTracker] = []
         counter = partial(Counter, registry=self.registry)
         gauge = partial(Gauge, registry=self.registry)
         histogram = partial(Histogram, registry=self.registry, buckets=LATENCY_BUCKETS_S)
@@ -155,7 +155,7 @@ class Telemetry:
             if name != "replica_id":
                 self.engine.labels(tier, name).set(value)
 
-    def watch(self, board: ReplicaBoard) -> None:
+    def watch(self, board: ReplicaTracker) -> None:
         """Show what the choice of a replica goes by; the board of a tier with several replicas."""
         self.boards.append(board)
         self.registry.register(ReplicaCollector(board))
@@ -192,7 +192,7 @@ class LedgerCollector(Collector):
 class ReplicaCollector(Collector):
     """What a board knows and has done, read when scraped. Replicas are counted by mode, never named."""
 
-    def __init__(self, board: ReplicaBoard) -> None:
+    def __init__(self, board: ReplicaTracker) -> None:
         self._board = board
 
     def collect(self) -> Iterable[CounterMetricFamily | GaugeMetricFamily]:

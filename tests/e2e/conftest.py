@@ -25,7 +25,7 @@ import pytest
 import pytest_asyncio
 
 from routing.records import Api, RequestedModel, RequestFeatures
-from serving.engine.client import RayTier1
+from serving.engine.client import EngineClient
 from serving.engine.config import EngineConfig
 from serving.engine.deployment import engine_deployment
 from serving.request.call import Call
@@ -94,9 +94,9 @@ def tier1_handle(ray_local: None) -> Any:
 
 
 @pytest.fixture(scope="session")
-def tier1(tier1_handle: Any) -> RayTier1:
+def tier1(tier1_handle: Any) -> EngineClient:
     """The tier as the cascade sees it."""
-    return RayTier1(tier1_handle, TIER1)
+    return EngineClient(tier1_handle, TIER1)
 
 
 @pytest.fixture(scope="session")

@@ -13,12 +13,12 @@ import pytest_asyncio
 from benchmarks.tiny_model import write_model
 from routing.records import ReplicaMode
 from serving.engine.adapters import read_adapter
-from serving.engine.client import RayTier1
+from serving.engine.client import EngineClient
 from serving.engine.config import EngineConfig
 from serving.engine.deployment import engine_deployment
 from serving.engine.vllm_flags import LoraSettings
 from serving.errors import Tier1Failed
-from serving.replicas.tracker import ReplicaBoard
+from serving.replicas.tracker import ReplicaTracker
 from serving.request.call import Adapter, Call
 from serving.request.frame import Frame
 from tests.e2e.conftest import END_TO_END, SMALL, collect
@@ -55,13 +55,13 @@ def adapters(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Ad
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def engines(ray_local: None, weights: Path) -> AsyncGenerator[tuple[RayTier1, ReplicaBoard], None]:
+async def engines(ray_local: None, weights: Path) -> AsyncGenerator[tuple[EngineClient, ReplicaTracker], None]:
     """Two replicas that take adapters, once both are followed."""
     from ray import serve
 
     lora = LoraSettings(max_rank=RANK, max_active=2, max_loaded=2)
     config = EngineConfig(**SETTINGS, model_path=str(weights), replicas=2, max_queued_requests=64, lora=lora)
-    tier = RayTier1(serve.run(engine_deployment("adapted", config), name="adapted", route_prefix=None), config)
+    tier = EngineClient(serve.run(engine_deployment("adapted", config), name="adapted", route_prefix=None), config)
     assert tier.board is not None
     await tier.probe()
     await followed(tier.board, 2)
@@ -80,7 +80,7 @@ def text(frames: list[Frame]) -> str:
 
 
 async def test_each_adapter_answers_in_its_own_way_under_its_own_name(
-    engines: tuple[RayTier1, ReplicaBoard], adapters: list[Adapter], new_call: NewCall
+    engines: tuple[EngineClient, ReplicaTracker], adapters: list[Adapter], new_call: NewCall
 ) -> None:
     tier, _ = engines
     answers = {}
@@ -94,7 +94,7 @@ async def test_each_adapter_answers_in_its_own_way_under_its_own_name(
 
 
 async def test_adapters_share_no_kv_block_and_the_forecast_knows(
-    engines: tuple[RayTier1, ReplicaBoard], adapters: list[Adapter], new_call: NewCall
+    engines: tuple[EngineClient, ReplicaTracker], adapters: list[Adapter], new_call: NewCall
 ) -> None:
     """Fault 64: what one adapter computed is no other's prefix; the same adapter finds its own again."""
     tier, _ = engines
@@ -111,7 +111,7 @@ async def test_adapters_share_no_kv_block_and_the_forecast_knows(
 
 
 async def test_adapter_is_loaded_on_every_replica_within_two_seconds_and_drops_nothing(
-    engines: tuple[RayTier1, ReplicaBoard], adapters: list[Adapter], new_call: NewCall
+    engines: tuple[EngineClient, ReplicaTracker], adapters: list[Adapter], new_call: NewCall
 ) -> None:
     tier, _ = engines
     old, new = adapters[0], adapters[2]
@@ -133,7 +133,7 @@ async def test_adapter_is_loaded_on_every_replica_within_two_seconds_and_drops_n
 
 
 async def test_adapter_of_another_model_is_refused_and_the_engine_lives(
-    engines: tuple[RayTier1, ReplicaBoard], adapters: list[Adapter], new_call: NewCall, tmp_path: Path
+    engines: tuple[EngineClient, ReplicaTracker], adapters: list[Adapter], new_call: NewCall, tmp_path: Path
 ) -> None:
     """Fault 58: a wrong artefact is refused, what runs stays."""
     from tests.serving.lora_files import write_adapter

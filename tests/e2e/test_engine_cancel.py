@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serving.engine.client import RayTier1
+from serving.engine.client import EngineClient
 from serving.errors import QueueFull
 from serving.request.call import Call
 from serving.request.frame import Frame
@@ -41,7 +41,7 @@ async def running(handle: Any) -> EngineStats:
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 async def test_closing_in_the_middle_aborts_in_the_engine(
-    tier1: RayTier1, tier1_handle: Any, new_call: NewCall, stream: bool
+    tier1: EngineClient, tier1_handle: Any, new_call: NewCall, stream: bool
 ) -> None:
     frames = tier1.draft(new_call(LONG_ANSWER, stream=stream))
     for _ in range(5):
@@ -57,7 +57,7 @@ async def test_closing_in_the_middle_aborts_in_the_engine(
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 async def test_leaving_before_the_first_token_aborts_in_the_engine(
-    tier1: RayTier1, tier1_handle: Any, new_call: NewCall, stream: bool
+    tier1: EngineClient, tier1_handle: Any, new_call: NewCall, stream: bool
 ) -> None:
     async def first_frame() -> None:
         await anext(tier1.draft(new_call(LONG_PROMPT, stream=stream, salt=f"fresh-{time.time()}")))
@@ -74,7 +74,7 @@ async def test_leaving_before_the_first_token_aborts_in_the_engine(
 
 
 async def test_many_cancels_at_odd_moments_leave_nothing_behind(
-    tier1: RayTier1, tier1_handle: Any, new_call: NewCall
+    tier1: EngineClient, tier1_handle: Any, new_call: NewCall
 ) -> None:
     async def leave_after(delay_s: float, stream: bool) -> None:
         try:
@@ -90,7 +90,7 @@ async def test_many_cancels_at_odd_moments_leave_nothing_behind(
 
 
 async def test_full_queue_refuses_at_once_and_forgets_who_left(
-    tier1: RayTier1, tier1_handle: Any, new_call: NewCall
+    tier1: EngineClient, tier1_handle: Any, new_call: NewCall
 ) -> None:
     """Fault 51: refused with a hint when to come back; a queued caller that leaves never reaches the engine."""
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from routing.records import Api
-from serving.engine.client import RayTier1
+from serving.engine.client import EngineClient
 from serving.errors import ContextLengthExceeded, InvalidRequest
 from serving.request.call import Call
 from serving.request.frame import Frame
@@ -58,7 +58,7 @@ def bodies(frames: list[Frame]) -> list[dict[str, Any]]:
 
 
 @BOTH
-async def test_every_token_of_the_answer_has_its_evidence(tier1: RayTier1, new_call: NewCall, stream: bool) -> None:
+async def test_every_token_of_the_answer_has_its_evidence(tier1: EngineClient, new_call: NewCall, stream: bool) -> None:
     call = new_call(QUESTION, stream=stream)
     frames = await collect(tier1.draft(call))
     assert texts(frames) == contents(frames)
@@ -72,7 +72,7 @@ async def test_every_token_of_the_answer_has_its_evidence(tier1: RayTier1, new_c
 
 
 @BOTH
-async def test_answer_is_named_and_billed(tier1: RayTier1, new_call: NewCall, stream: bool) -> None:
+async def test_answer_is_named_and_billed(tier1: EngineClient, new_call: NewCall, stream: bool) -> None:
     call = new_call(QUESTION, stream=stream)
     frames = await collect(tier1.draft(call))
     assert {b["id"] for b in bodies(frames)} == {f"chatcmpl-{call.request_id}"}
@@ -83,14 +83,14 @@ async def test_answer_is_named_and_billed(tier1: RayTier1, new_call: NewCall, st
     assert last.engine_s > 0
 
 
-async def test_stream_and_whole_answer_show_the_gate_the_same(tier1: RayTier1, new_call: NewCall) -> None:
+async def test_stream_and_whole_answer_show_the_gate_the_same(tier1: EngineClient, new_call: NewCall) -> None:
     streamed = await collect(tier1.draft(new_call(QUESTION, stream=True)))
     whole = await collect(tier1.draft(new_call(QUESTION)))
     assert texts(streamed) == texts(whole)
     assert [p for f in streamed for p in f.logprobs] == pytest.approx([p for f in whole for p in f.logprobs], abs=0.05)
 
 
-async def test_no_chunk_is_ahead_of_its_evidence(tier1: RayTier1, new_call: NewCall) -> None:
+async def test_no_chunk_is_ahead_of_its_evidence(tier1: EngineClient, new_call: NewCall) -> None:
     shown = seen = ""
     for frame in await collect(tier1.draft(new_call(QUESTION, stream=True))):
         seen += frame.text
@@ -98,13 +98,13 @@ async def test_no_chunk_is_ahead_of_its_evidence(tier1: RayTier1, new_call: NewC
         assert seen.startswith(shown)
 
 
-async def test_whole_answer_shows_evidence_while_it_is_written(tier1: RayTier1, new_call: NewCall) -> None:
+async def test_whole_answer_shows_evidence_while_it_is_written(tier1: EngineClient, new_call: NewCall) -> None:
     frames = await collect(tier1.draft(new_call(QUESTION)))
     assert len(frames) > 3
     assert [f.data is None for f in frames] == [True] * (len(frames) - 1) + [False]
 
 
-async def test_stream_ends_with_usage_and_without_done(tier1: RayTier1, new_call: NewCall) -> None:
+async def test_stream_ends_with_usage_and_without_done(tier1: EngineClient, new_call: NewCall) -> None:
     frames = await collect(tier1.draft(new_call(QUESTION, stream=True)))
     last = json.loads(frames[-1].data or "")
     assert last["choices"] == []
@@ -112,7 +112,9 @@ async def test_stream_ends_with_usage_and_without_done(tier1: RayTier1, new_call
 
 
 @BOTH
-async def test_two_choices_have_their_own_evidence_and_ending(tier1: RayTier1, new_call: NewCall, stream: bool) -> None:
+async def test_two_choices_have_their_own_evidence_and_ending(
+    tier1: EngineClient, new_call: NewCall, stream: bool
+) -> None:
     body = {**QUESTION, "n": 2, "temperature": 1.0, "seed": 3, "max_tokens": 12}
     frames = await collect(tier1.draft(new_call(body, stream=stream)))
     assert texts(frames) == contents(frames)
@@ -125,7 +127,7 @@ async def test_two_choices_have_their_own_evidence_and_ending(tier1: RayTier1, n
 @BOTH
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
 async def test_tool_call_arrives_whole_on_the_finishing_frame(
-    tier1: RayTier1, new_call: NewCall, stream: bool, choice: Any
+    tier1: EngineClient, new_call: NewCall, stream: bool, choice: Any
 ) -> None:
     body = {
         "messages": [{"role": "user", "content": "What is the weather in Paris?"}],
@@ -142,7 +144,7 @@ async def test_tool_call_arrives_whole_on_the_finishing_frame(
 
 
 @BOTH
-async def test_json_schema_is_enforced(tier1: RayTier1, new_call: NewCall, stream: bool) -> None:
+async def test_json_schema_is_enforced(tier1: EngineClient, new_call: NewCall, stream: bool) -> None:
     schema = {
         "type": "object",
         "properties": {"colour": {"enum": ["red", "green"]}, "n": {"type": "integer", "minimum": 0, "maximum": 9}},
@@ -163,7 +165,7 @@ async def test_json_schema_is_enforced(tier1: RayTier1, new_call: NewCall, strea
 
 
 @BOTH
-async def test_logprobs_reach_the_client_only_on_request(tier1: RayTier1, new_call: NewCall, stream: bool) -> None:
+async def test_logprobs_reach_the_client_only_on_request(tier1: EngineClient, new_call: NewCall, stream: bool) -> None:
     asked = await collect(tier1.draft(new_call({**QUESTION, "logprobs": True, "top_logprobs": 2}, stream=stream)))
     shown = [t for b in bodies(asked) for c in b["choices"] for t in (c.get("logprobs") or {}).get("content", [])]
     assert [t["logprob"] for t in shown] == pytest.approx([p for f in asked for p in f.logprobs])
@@ -173,7 +175,7 @@ async def test_logprobs_reach_the_client_only_on_request(tier1: RayTier1, new_ca
 
 
 @BOTH
-async def test_stop_string_ends_the_text_before_it(tier1: RayTier1, new_call: NewCall, stream: bool) -> None:
+async def test_stop_string_ends_the_text_before_it(tier1: EngineClient, new_call: NewCall, stream: bool) -> None:
     body = {"messages": [{"role": "user", "content": "Count: 1 2 3 4 5 6"}], "max_tokens": 40, "temperature": 0.0}
     full = texts(await collect(tier1.draft(new_call(body))))[0]
     stop = full[len(full) // 2 :][:3]
@@ -183,13 +185,13 @@ async def test_stop_string_ends_the_text_before_it(tier1: RayTier1, new_call: Ne
 
 
 @BOTH
-async def test_length_limit_is_the_finish_reason(tier1: RayTier1, new_call: NewCall, stream: bool) -> None:
+async def test_length_limit_is_the_finish_reason(tier1: EngineClient, new_call: NewCall, stream: bool) -> None:
     frames = await collect(tier1.draft(new_call({**QUESTION, "max_tokens": 3}, stream=stream)))
     assert [f.finish_reason for f in frames if f.finish_reason] == ["length"]
     assert sum(f.n_tokens for f in frames) == 3
 
 
-async def test_seeded_prompt_of_several_steps_does_not_kill_the_engine(tier1: RayTier1, new_call: NewCall) -> None:
+async def test_seeded_prompt_of_several_steps_does_not_kill_the_engine(tier1: EngineClient, new_call: NewCall) -> None:
     """vLLM 0.32 dies of it on CPUs, so there a seed is left out."""
     long = {"messages": [{"role": "user", "content": "word " * 3 * TIER1.step_tokens}]}
     for _ in range(2):
@@ -200,7 +202,7 @@ async def test_seeded_prompt_of_several_steps_does_not_kill_the_engine(tier1: Ra
 
 
 @BOTH
-async def test_completions_speak_the_other_api(tier1: RayTier1, new_call: NewCall, stream: bool) -> None:
+async def test_completions_speak_the_other_api(tier1: EngineClient, new_call: NewCall, stream: bool) -> None:
     body = {"prompt": "def add(a, b):\n    return", "max_tokens": 8, "temperature": 0.0}
     call = new_call(body, api=Api.COMPLETIONS, stream=stream)
     frames = await collect(tier1.draft(call))
@@ -226,7 +228,7 @@ async def test_completions_speak_the_other_api(tier1: RayTier1, new_call: NewCal
     ids=lambda bad: next(iter(bad)),
 )
 async def test_refused_parameters_are_the_callers_fault(
-    tier1: RayTier1, new_call: NewCall, stream: bool, bad: dict[str, Any]
+    tier1: EngineClient, new_call: NewCall, stream: bool, bad: dict[str, Any]
 ) -> None:
     """Faults 7 and 8: the engine refuses, says why, and lives."""
     with pytest.raises(InvalidRequest) as refusal:
@@ -237,14 +239,14 @@ async def test_refused_parameters_are_the_callers_fault(
 
 
 @BOTH
-async def test_prompt_beyond_the_context_is_named(tier1: RayTier1, new_call: NewCall, stream: bool) -> None:
+async def test_prompt_beyond_the_context_is_named(tier1: EngineClient, new_call: NewCall, stream: bool) -> None:
     """Fault 22, had the ingress let it through."""
     body = {"messages": [{"role": "user", "content": "long " * 5000}], "max_tokens": 4}
     with pytest.raises(ContextLengthExceeded):
         await collect(tier1.draft(new_call(body, stream=stream)))
 
 
-async def test_body_cannot_set_what_only_we_may_set(tier1: RayTier1, new_call: NewCall) -> None:
+async def test_body_cannot_set_what_only_we_may_set(tier1: EngineClient, new_call: NewCall) -> None:
     """Fault 9: a field that slipped through the allow-list is overwritten."""
     smuggled = {
         "request_id": "theirs",
@@ -281,7 +283,7 @@ async def test_our_ids_are_vllms_own_rendering(tier1_handle: Any, tokenizer: Any
     assert chat_ids(tokenizer, body) == await tier1_handle.render.remote(body)
 
 
-async def test_prefix_is_cached_within_a_tenant_and_never_across(tier1: RayTier1, new_call: NewCall) -> None:
+async def test_prefix_is_cached_within_a_tenant_and_never_across(tier1: EngineClient, new_call: NewCall) -> None:
     """Fault 64: another tenant's salt finds nothing of ours."""
     body = {"messages": [{"role": "user", "content": "Remember this sentence well. " * 20}], "max_tokens": 2}
     cached = []

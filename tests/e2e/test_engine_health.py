@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from serving.engine.client import RayTier1
+from serving.engine.client import EngineClient
 from serving.errors import Tier1Failed
 from serving.request.call import Call
 from tests.e2e.conftest import END_TO_END, collect
@@ -52,7 +52,7 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
-async def answers_again(tier1: RayTier1, call: Callable[[], Call], began: float) -> str:
+async def answers_again(tier1: EngineClient, call: Callable[[], Call], began: float) -> str:
     """Wait until a draft succeeds; the replica that wrote it."""
     async with asyncio.timeout(500):
         while True:
@@ -67,7 +67,7 @@ async def answers_again(tier1: RayTier1, call: Callable[[], Call], began: float)
 
 @pytest.mark.parametrize("victim", ["engine", "replica"])
 async def test_killed_process_fails_its_requests_and_is_replaced(
-    tier1: RayTier1, tier1_handle: Any, new_call: Callable[..., Call], victim: str
+    tier1: EngineClient, tier1_handle: Any, new_call: Callable[..., Call], victim: str
 ) -> None:
     """Fault 53: kill -9. No draft hangs or ends as if complete, nothing is orphaned, a fresh replica takes over."""
     before = (await tier1_handle.stats.remote()).replica_id

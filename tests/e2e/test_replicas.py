@@ -26,13 +26,13 @@ import zmq.asyncio
 from benchmarks.tiny_model import write_model
 from routing.records import ReplicaMode
 from routing.replicas.kv_blocks import BlockIndex, ExactBlocks, block_keys, root_key
-from serving.engine.client import RayTier1
+from serving.engine.client import EngineClient
 from serving.engine.config import EngineConfig
 from serving.engine.deployment import engine_deployment
 from serving.engine.vllm_flags import GIB
 from serving.errors import Tier1Failed
 from serving.replicas.kv_events import KvFollower, KvSource
-from serving.replicas.tracker import ReplicaBoard
+from serving.replicas.tracker import ReplicaTracker
 from serving.request.call import Call
 from serving.request.frame import Frame
 from tests.e2e.conftest import END_TO_END, ROOT, SMALL, collect
@@ -60,13 +60,13 @@ def weights(models: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def replicas(ray_local: None, weights: str) -> AsyncGenerator[tuple[RayTier1, Any, ReplicaBoard], None]:
+async def replicas(ray_local: None, weights: str) -> AsyncGenerator[tuple[EngineClient, Any, ReplicaTracker], None]:
     """(the tier, its handle, its board) once all three engines are followed."""
     from ray import serve
 
     config = EngineConfig(**SETTINGS, model_path=weights, replicas=3, max_queued_requests=64)
     handle = serve.run(engine_deployment("replicas", config), name="replicas", route_prefix=None)
-    tier = RayTier1(handle, config)
+    tier = EngineClient(handle, config)
     assert tier.board is not None
     await tier.probe()
     await followed(tier.board, 3)
@@ -81,7 +81,7 @@ async def until(true: Callable[[], bool], within_s: float) -> None:
             await asyncio.sleep(0.01)
 
 
-async def followed(board: ReplicaBoard, count: int, within_s: float = 240) -> None:
+async def followed(board: ReplicaTracker, count: int, within_s: float = 240) -> None:
     """Until so many replicas are followed."""
 
     def synced() -> int:
@@ -102,7 +102,7 @@ def words(seed: int, count: int) -> str:
     return " ".join(rng.choice(["river", "stone", "cloud", "green", "seven", "paper", "light"]) for _ in range(count))
 
 
-async def expected_and_found(tier: RayTier1, call: Call) -> tuple[int | None, int | None]:
+async def expected_and_found(tier: EngineClient, call: Call) -> tuple[int | None, int | None]:
     """(cached tokens that the choice counted on, cached tokens that the engine reports)."""
     frames = await collect(tier.draft(call))
     choice, usage = frames[0].replica_choice, frames[-1].usage
@@ -127,7 +127,7 @@ def conversations(new_call: NewCall) -> Iterator[Call]:
 
 
 async def test_expected_cached_tokens_are_what_the_engine_finds(
-    replicas: tuple[RayTier1, Any, ReplicaBoard], new_call: NewCall
+    replicas: tuple[EngineClient, Any, ReplicaTracker], new_call: NewCall
 ) -> None:
     tier, _, board = replicas
     counts = [await expected_and_found(tier, call) for call in conversations(new_call)]
@@ -137,7 +137,7 @@ async def test_expected_cached_tokens_are_what_the_engine_finds(
     assert board.open_requests == 0
 
 
-async def test_block_is_as_large_as_the_replica_says(replicas: tuple[RayTier1, Any, ReplicaBoard]) -> None:
+async def test_block_is_as_large_as_the_replica_says(replicas: tuple[EngineClient, Any, ReplicaTracker]) -> None:
     """By it the capacity of host memory is counted in blocks."""
     _, handle, _ = replicas
     for facts in await handle.broadcast("record_replica_metadata").results_async(timeout_s=60):
@@ -146,7 +146,7 @@ async def test_block_is_as_large_as_the_replica_says(replicas: tuple[RayTier1, A
 
 
 async def test_prompt_of_one_tenant_is_never_reused_for_another(
-    replicas: tuple[RayTier1, Any, ReplicaBoard], new_call: NewCall
+    replicas: tuple[EngineClient, Any, ReplicaTracker], new_call: NewCall
 ) -> None:
     """Fault 64: measured in the engine."""
     tier, _, _ = replicas
@@ -160,7 +160,7 @@ async def test_prompt_of_one_tenant_is_never_reused_for_another(
 
 
 async def test_the_ingress_ids_are_the_only_tokenization(
-    replicas: tuple[RayTier1, Any, ReplicaBoard], new_call: NewCall
+    replicas: tuple[EngineClient, Any, ReplicaTracker], new_call: NewCall
 ) -> None:
     """The text of this body says nothing: engine, events and choice all go by the ids that came with it."""
     from dataclasses import replace
@@ -175,7 +175,9 @@ async def test_the_ingress_ids_are_the_only_tokenization(
         assert frames[-1].usage.cached_tokens == (len(ids) - 1) // BLOCK * BLOCK * n
 
 
-async def test_reset_cache_leaves_no_ghost(replicas: tuple[RayTier1, Any, ReplicaBoard], new_call: NewCall) -> None:
+async def test_reset_cache_leaves_no_ghost(
+    replicas: tuple[EngineClient, Any, ReplicaTracker], new_call: NewCall
+) -> None:
     tier, handle, board = replicas
     asked = body(words(5, 300))
     await expected_and_found(tier, new_call(asked))
@@ -197,7 +199,7 @@ def process_at(endpoint: str) -> psutil.Process:
 
 @pytest.mark.parametrize("victim", ["engine", "replica"])
 async def test_killed_replica_leaves_no_ghost_and_loses_no_request(
-    replicas: tuple[RayTier1, Any, ReplicaBoard], new_call: NewCall, victim: str
+    replicas: tuple[EngineClient, Any, ReplicaTracker], new_call: NewCall, victim: str
 ) -> None:
     """Fault 53: what ran there fails as the cascade expects it, everything after is answered by the others."""
     tier, _, board = replicas

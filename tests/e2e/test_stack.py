@@ -269,7 +269,7 @@ def test_anthropic_provider_answers_from_a_real_messages_server(stack: RunningSt
 
     from routing.cost.attempt import CostConfig
     from routing.records import RequestedModel, RequestFeatures
-    from serving.hosted.client import FrontierClient
+    from serving.hosted.client import HostedClient
     from serving.hosted.config import FrontierConfig, ProviderConfig
     from serving.request.call import Call
     from serving.request.trace import RequestTrace
@@ -280,7 +280,7 @@ def test_anthropic_provider_answers_from_a_real_messages_server(stack: RunningSt
     )  # fmt: skip
 
     async def answer(stream: bool) -> tuple[str, Any]:
-        client = FrontierClient(FrontierConfig(providers=(provider,), ttft_timeout_s=120, idle_timeout_s=120))
+        client = HostedClient(FrontierConfig(providers=(provider,), ttft_timeout_s=120, idle_timeout_s=120))
         call = Call(
             request_id="a" * 32, tenant="t", api=Api.CHAT, model=RequestedModel.FRONTIER,
             body={"messages": COLOURS, "max_completion_tokens": 16, "temperature": 0.0},

@@ -21,9 +21,9 @@ from openai import AsyncOpenAI
 
 from routing.cost.attempt import TokenPrice
 from routing.records import Api, RequestRecord
-from serving.app import build_stack
+from serving.app import build_gateway
 from serving.config import StackConfig
-from serving.gateway.gateway import Stack
+from serving.gateway.gateway import Gateway as ServingGateway
 from serving.gateway.routes import build_app
 from serving.ledger.reader import LedgerReader
 from tests.journey.scripted import ScriptedRouter, ScriptedTier1
@@ -59,7 +59,7 @@ class Gateway:
     """One running gateway and what stands behind it."""
 
     url: str
-    stack: Stack
+    stack: ServingGateway
     tier1: ScriptedTier1
     router: ScriptedRouter
     upstream: ScriptedUpstream
@@ -91,7 +91,7 @@ def journey_config(tmp_path: Path, upstream: ScriptedUpstream, **sections: Any) 
     """Short patience, no waiting between tries; sections are laid over."""
     tree: dict[str, Any] = {
         "gateway": {"secret_file": str(tmp_path / "secret")},
-        "release": {"hold_headers_s": 0.5, "keepalive_s": 0.2, "write_timeout_s": 1.0},
+        "response": {"hold_headers_s": 0.5, "keepalive_s": 0.2, "write_timeout_s": 1.0},
         "router": {"model": "scripted-router", "max_context_tokens": 4096, "kv_cache_gib": 1},
         "tier1": {
             "model": "scripted-tier1",
@@ -149,7 +149,7 @@ async def gateway(
     """A gateway on a free port of 127.0.0.1 for the length of the block."""
     config = journey_config(tmp_path, upstream, **sections)
     tier1, router = tier1 or ScriptedTier1(), router or ScriptedRouter()
-    stack = build_stack(config, tier1, router, WordTokenizer())
+    stack = build_gateway(config, tier1, router, WordTokenizer())
     with socket.socket(proto=socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()

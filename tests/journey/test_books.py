@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from routing.records import AttemptKind, AttemptOutcome, RequestRecord, Tier
-from serving.app import build_stack
+from serving.app import build_gateway
 from serving.gateway.routes import build_app
 from serving.ledger.reader import LedgerReader
 from serving.request.call import Call
@@ -244,7 +244,7 @@ async def test_ledger_equals_the_upstreams_own_books(tmp_path: Path) -> None:
     tier1 = PlannedTier1(planned)
     async with PlannedUpstream(planned) as upstream:
         config = patient(tmp_path, upstream)
-        stack = build_stack(config, tier1, ScriptedRouter(), WordTokenizer())
+        stack = build_gateway(config, tier1, ScriptedRouter(), WordTokenizer())
         app = build_app(stack)
         waiting = iter(planned)
 
@@ -281,7 +281,7 @@ def patient(tmp_path: Path, upstream: ScriptedUpstream) -> Any:
         frontier={"providers": [provider], "ttft_timeout_s": 60, "idle_timeout_s": 60},
         draft={"first_token_timeout_s": 60, "idle_timeout_s": 60, "judge_timeout_s": 60},
         cascade={"router_timeout_s": 60},
-        release={"hold_headers_s": 60, "write_timeout_s": 60},
+        response={"hold_headers_s": 60, "write_timeout_s": 60},
     )
 
 

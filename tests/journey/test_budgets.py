@@ -93,7 +93,7 @@ async def test_hundred_at_once_overspend_by_at_most_one_reservation(start: Start
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_two_gateways_on_one_ledger_share_the_budget(start: StartGateway, stream: bool) -> None:
     """Fault 46, with two ingress processes' worth of state."""
-    patient = {"frontier": {"ttft_timeout_s": 20}, "release": {"hold_headers_s": 20}}
+    patient = {"frontier": {"ttft_timeout_s": 20}, "response": {"hold_headers_s": 20}}
     async with start(**patient) as one, start(**patient, budget={"refresh_s": 0.05}) as two:
         await set_budget(one, hard_usd=ANSWER_USD)
         for _ in range(1000):  # the other process looks from time to time

@@ -16,7 +16,7 @@ import pytest
 from routing.records import AttemptOutcome, RequestOutcome
 from serving.cascade.gated_draft import GatedDraft
 from serving.errors import QueueFull
-from serving.gateway.response import Released
+from serving.gateway.response import AnswerResponse
 from serving.request.trace import RequestTrace
 from tests.journey.conftest import StartGateway
 from tests.journey.gateway import Gateway
@@ -81,7 +81,7 @@ async def test_leaving_while_the_frontier_answers(start: StartGateway, stream: b
 
 async def test_reader_that_stops_reading_is_dropped_and_the_draft_aborted(start: StartGateway) -> None:
     """Fault 42: what is not read is not generated; after write_timeout_s the engine's slot is free."""
-    async with start(policy={"default_hold": "off"}, release={"write_timeout_s": 0.3}) as g:
+    async with start(policy={"default_hold": "off"}, response={"write_timeout_s": 0.3}) as g:
         g.tier1.script(Draft(text=" ".join(f"w{i}" * 200 for i in range(20_000))))
         with socket.socket() as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -100,7 +100,7 @@ async def test_reader_that_stops_reading_is_dropped_and_the_draft_aborted(start:
 def alive() -> Counter[type]:
     """What a request consists of, as far as anything still holds it."""
     gc.collect()
-    return Counter(type(o) for o in gc.get_objects() if isinstance(o, RequestTrace | GatedDraft | Released))
+    return Counter(type(o) for o in gc.get_objects() if isinstance(o, RequestTrace | GatedDraft | AnswerResponse))
 
 
 async def test_a_thousand_cancels_at_random_times_leave_nothing_behind(start: StartGateway) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from models.__main__ import main
 from routing.learning.release import version_of
-from serving.ledger.samples import LessonStore
+from serving.ledger.samples import SampleStore
 from tests.journey.conftest import StartGateway
 from tests.journey.gateway import Gateway
 from tests.journey.test_promotion import reloaded
-from tests.models.flywheel.test_command import samples
+from tests.models.flywheel.test_round import samples
 from tests.models.graded import graded
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +28,7 @@ async def test_labels_become_a_head_that_decides_in_the_running_gateway(start: S
     categories = {name: {} for name in ("chat", "sums", "law")}
     async with start(promotion={"registry": str(registry), "poll_s": 0.05}, policy={"categories": categories}) as g:
         assert (await ask(g, "law", "anything"))[0] == "tier1"  # the scripted router likes everything
-        lessons = LessonStore(g.stack.ledger._config)
+        lessons = SampleStore(g.stack.ledger._config)
         await asyncio.to_thread(lessons.put_samples, samples())
         lessons.close()
         command = ["flywheel", "once", "--ledger", g.stack.ledger._config.url, "--registry", str(registry)]

@@ -255,7 +255,7 @@ async def test_held_stream_is_kept_alive_by_comments_and_metadata_moves_to_the_l
     start: StartGateway,
 ) -> None:
     """Headers leave after hold_headers_s without a verdict; clients ignore the comments."""
-    async with start(release={"hold_headers_s": 0.05, "keepalive_s": 0.05}) as g:
+    async with start(response={"hold_headers_s": 0.05, "keepalive_s": 0.05}) as g:
         ready = asyncio.Event()
         g.tier1.script(Draft(text="a b c", gate=ready, gate_after=1))
         async with g.http.stream(

@@ -11,7 +11,7 @@ import pytest
 
 from routing.learning.samples import Grader, Sample, SampleSource
 from routing.records import AttemptKind, AttemptOutcome, RequestRecord, Tier
-from serving.ledger.samples import LessonStore
+from serving.ledger.samples import SampleStore
 from tests.journey.conftest import StartGateway
 from tests.journey.gateway import Gateway
 from tests.journey.scripted import Draft, ScriptedTier1
@@ -23,9 +23,9 @@ SHADOW_ALL = {"shadow": {"rate": 1.0, "judge": False}}
 
 
 @asynccontextmanager
-async def learning(start: StartGateway, **section: Any) -> AsyncGenerator[tuple[Gateway, LessonStore], None]:
+async def learning(start: StartGateway, **section: Any) -> AsyncGenerator[tuple[Gateway, SampleStore], None]:
     async with start(learning=section) as g:
-        lessons = LessonStore(g.stack.ledger._config)
+        lessons = SampleStore(g.stack.ledger._config)
         yield g, lessons
         lessons.close()
 
@@ -243,7 +243,7 @@ class TestTexts:
         tier1 = ScriptedTier1(Draft(text="no JSON at all"))
         upstream.always(ok('{"here": 1}'))
         async with start(learning={"keep_escalations": True}, tier1=tier1) as g:
-            lessons = LessonStore(g.stack.ledger._config)
+            lessons = SampleStore(g.stack.ledger._config)
             assert (await g.chat(stream=True, response_format={"type": "json_object"})).status_code == 200
             (kept,) = await eventually(lessons.all_samples)
             assert kept.source is SampleSource.ESCALATION
@@ -260,7 +260,7 @@ class TestTexts:
         upstream.always(ok(f"write to {secrets[1]} with {secrets[2]}"))
         tier1 = ScriptedTier1(Draft(text=f"use {secrets[0]} and password: {secrets[3]}"))
         async with start(learning={"keep_texts_rate": 1.0, **SHADOW_ALL}, tier1=tier1) as g:
-            lessons = LessonStore(g.stack.ledger._config)
+            lessons = SampleStore(g.stack.ledger._config)
             asked = (await g.chat(f"my key {secrets[0]}, mail {secrets[1]}")).json()["tierwise"]["request_id"]
             await g.http.post("/v1/feedback", json={"request_id": asked, "correction": f"card {secrets[2]}"})
             (kept,) = await eventually(lessons.all_samples)

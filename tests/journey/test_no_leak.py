@@ -23,7 +23,7 @@ from routing.records import (
 from serving.cascade.answer import answer
 from serving.cascade.gated_draft import DraftConfig
 from serving.cascade.sections import CascadeConfig, Sections
-from serving.gateway.response import ReleaseConfig, Released
+from serving.gateway.response import AnswerResponse, ResponseConfig
 from serving.request.call import Call
 from serving.request.frame import Frame
 from serving.request.tiers import Tiers
@@ -105,13 +105,13 @@ async def stream_bytes(tier1: ScriptedTier1, number: int, rows: list[RequestReco
     async def receive() -> Any:
         await asyncio.Event().wait()
 
-    response = Released(
+    response = AnswerResponse(
         answer(call, tiers, trace, rows.append, sections),
         stream=True,
         include_usage=True,
         headers=dict,
         metadata=trace.metadata,
-        config=ReleaseConfig(),
+        config=ResponseConfig(),
     )
     await response({"type": "http"}, receive, send)
     return bytes(sent)

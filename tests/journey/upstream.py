@@ -5,7 +5,7 @@ The upstream keeps its own books (`Exchange.billed_*`), notes when a client hung
 
     async with ScriptedUpstream() as upstream:
         upstream.script(error(500), ok("hello there"))
-        client = FrontierClient(config_for(upstream.base_url))
+        client = HostedClient(config_for(upstream.base_url))
         ...
         assert upstream.exchanges[1].billed_output_tokens == 2
 """

@@ -13,7 +13,7 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-from models.catalog import CatalogModel
+from models.weights.catalog import CatalogModel
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 

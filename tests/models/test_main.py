@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from models.weights import ROOT
+from models.weights.folder import ROOT
 from tests.models.origins import PackageIndex
 
 NAME = "qwen2.5-coder-0.5b-instruct"

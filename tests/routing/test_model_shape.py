@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from models.catalog import load_catalog
+from models.weights.catalog import load_catalog
 from routing.model_shape import FP8_BYTES, ModelShape
 
 SHAPES = {model.name: model.shape for model in load_catalog().models if model.shape is not None}

@@ -82,7 +82,7 @@ def test_there_are_profiles() -> None:
     ("name", "value", "seen"),
     [
         ("STACK_GATEWAY__PORT", "9000", ("gateway", "port", 9000)),
-        ("STACK_RELEASE__KEEPALIVE_S", "0.5", ("release", "keepalive_s", 0.5)),
+        ("STACK_RESPONSE__KEEPALIVE_S", "0.5", ("response", "keepalive_s", 0.5)),
         ("STACK_DRAFT__SPILL_WHEN_FULL", "true", ("draft", "spill_when_full", True)),
         ("STACK_GATEWAY__KEYS_FILE", "null", ("gateway", "keys_file", None)),
         ("STACK_POLICY__TENANT_PINS", "{blue: tier1}", ("policy", "tenant_pins", {"blue": "tier1"})),
@@ -290,13 +290,13 @@ def test_same_tree_has_the_same_hash_in_another_process(path: Path) -> None:
 
 
 def test_order_of_keys_and_stated_defaults_do_not_change_the_hash(path: Path) -> None:
-    tree = profile(release={"keepalive_s": 5.0})
+    tree = profile(response={"keepalive_s": 5.0})
     assert load(path, dict(reversed(tree.items()))).hash == load(path, profile()).hash
 
 
 LEAVES: list[tuple[str, dict[str, Any]]] = [
     ("gateway", {"port": 8001}),
-    ("release", {"hold_headers_s": 1.0}),
+    ("response", {"hold_headers_s": 1.0}),
     ("router", {"model": "small"}),
     ("standin", {"model": "small"}),
     ("policy", {"default_threshold": 0.6}),
@@ -362,3 +362,12 @@ def test_validate_of_a_good_profile_says_zero_and_its_hash(path: Path, capsys: p
     config = load(path, tree)
     assert main(["validate", str(path)]) == 0
     assert config.hash in capsys.readouterr().out
+
+
+def test_section_under_its_name_of_the_version_before_is_read_with_a_warning(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = load(path, profile(release={"keepalive_s": 0.5}))
+    assert old.response.keepalive_s == 0.5
+    assert "`release` is called `response` now" in caplog.text
+    assert old.hash == load(path, profile(response={"keepalive_s": 0.5})).hash

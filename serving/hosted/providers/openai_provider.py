@@ -15,7 +15,7 @@ from serving.hosted.faults import FOREIGN_ERRORS, safe_cause, translate, transla
 from serving.hosted.providers.provider import Counts, Piece, ProviderRequest, count, drain, events_of
 
 OUTPUT_LIMITS = ("max_completion_tokens", "max_tokens")
-WRITE_TIMEOUT_S = 30.0  # for the request body; the answer's timeouts are FrontierClient's
+WRITE_TIMEOUT_S = 30.0  # for the request body; the answer's timeouts are HostedClient's
 
 
 class _Function(TypedDict, total=False):

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from models.__main__ import main
-from models.flywheel.export import EvaluationLeak, ExportKind, NothingToExport, SecretLeft, make_export, split_by_time
-from models.router.data import load_pairs
+from models.data.prompts import EvaluationLeak
+from models.flywheel.export import ExportKind, NothingToExport, SecretLeft, make_export, split_by_time
+from models.heads.pairs import load_pairs
 from models.tier1.data import read_examples
 from routing.learning.samples import SampleSource
 from serving.ledger.config import LedgerConfig
-from serving.ledger.samples import LessonStore
+from serving.ledger.samples import SampleStore
 from serving.ledger.store import Store
 from tests.models.flywheel.lessons import question, said, sample
 
@@ -25,7 +26,7 @@ def ledger(tmp_path: Path) -> str:
     store = Store(config)
     store.migrate()
     store.dispose()
-    lessons = LessonStore(config)
+    lessons = SampleStore(config)
     lessons.put_samples(SAMPLES)
     lessons.put_feedback(said(1, None, correction="the corrected answer"))
     lessons.close()

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Con
 from models.tier1.config import TrainingConfig, TrainingInvalid, load_training
 from models.tier1.data import Example
 from models.tier1.evaluate import answer
-from models.tier1.half import CastDown
+from models.tier1.mixed_precision import CastDown
 from models.tier1.train import train
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.ensemble import ExtraTreesRegressor, GradientBoostingRegressor
 
-from models.heads import ForestShape, grow_forest
+from models.heads.fit import ForestShape, grow_forest
 from routing.heads.forest import Forest
 
 RNG = np.random.default_rng(0)

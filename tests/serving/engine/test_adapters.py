@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 
 from routing.ladder.policy import PolicyConfig
-from serving.engine.adapters import AdapterShelf, read_adapter, read_adapters
+from serving.engine.adapters import AdapterLoader, read_adapter, read_adapters
 from serving.engine.vllm_flags import LoraSettings
 from serving.errors import ConfigInvalid
 from serving.request.call import Adapter
@@ -139,7 +139,7 @@ async def test_adapter_of_another_model_never_reaches_the_engine(
     base, loading = tmp_path / "base", Loading()
     base.mkdir()
     safetensors.numpy.save_file(weights, base / "model-00001-of-00001.safetensors")
-    said = await AdapterShelf(loading, base).load(read(folder))
+    said = await AdapterLoader(loading, base).load(read(folder))
     if why is None:
         assert said is None
     else:
@@ -163,7 +163,7 @@ class Loading:
 
 async def test_replica_reads_an_adapter_once_for_all_requests(folder: Path) -> None:
     loading, adapter = Loading(), read(folder)
-    shelf = AdapterShelf(loading, folder.parent)
+    shelf = AdapterLoader(loading, folder.parent)
     assert set(await asyncio.gather(*[shelf.load(adapter) for _ in range(20)])) == {None}
     assert loading.told == [(adapter.served_as, adapter.folder)]
 
@@ -171,7 +171,7 @@ async def test_replica_reads_an_adapter_once_for_all_requests(folder: Path) -> N
 async def test_files_changed_after_the_check_never_reach_the_engine(folder: Path) -> None:
     loading, adapter = Loading(), read(folder)
     write_adapter(folder, value=2.0)
-    why = await AdapterShelf(loading, folder.parent).load(adapter)
+    why = await AdapterLoader(loading, folder.parent).load(adapter)
     assert why is not None
     assert "not those that were checked" in why
     assert loading.told == []
@@ -179,6 +179,6 @@ async def test_files_changed_after_the_check_never_reach_the_engine(folder: Path
 
 async def test_refusal_of_the_engine_is_passed_on_and_tried_again(folder: Path) -> None:
     loading, adapter = Loading("shapes differ"), read(folder)
-    shelf = AdapterShelf(loading, folder.parent)
+    shelf = AdapterLoader(loading, folder.parent)
     assert await shelf.load(adapter) == "shapes differ"
     assert await shelf.load(adapter) is None

@@ -13,11 +13,11 @@ from starlette.types import Message
 from routing.records import Usage
 from serving.api.http_json import retry_headers
 from serving.errors import FrontierRejected, FrontierUnavailable, QueueFull, StackError, StreamBroken
-from serving.gateway.response import DONE, KEEP_ALIVE, QUEUED_FRAMES, ReleaseConfig, Released
+from serving.gateway.response import DONE, KEEP_ALIVE, QUEUED_FRAMES, AnswerResponse, ResponseConfig
 from serving.request.frame import Frame
 from tests.journey.upstream_wire import Bell
 
-CONFIG = ReleaseConfig(hold_headers_s=30, keepalive_s=30, write_timeout_s=30)
+CONFIG = ResponseConfig(hold_headers_s=30, keepalive_s=30, write_timeout_s=30)
 USAGE = Usage(input_tokens=3, output_tokens=2)
 METADATA = {"version": "1", "tier": "tier1"}
 IN_FLIGHT_FRAMES = 4  # one with the writer, one waiting for room, one being made, one to spare
@@ -107,9 +107,9 @@ def whole(content: str = "hello") -> Frame:
 
 
 def released(
-    source: Source, *, stream: bool = True, include_usage: bool = False, config: ReleaseConfig = CONFIG
-) -> Released:
-    return Released(
+    source: Source, *, stream: bool = True, include_usage: bool = False, config: ResponseConfig = CONFIG
+) -> AnswerResponse:
+    return AnswerResponse(
         source.frames(),
         stream=stream,
         include_usage=include_usage,
@@ -303,7 +303,7 @@ async def test_held_stream_is_kept_alive_with_comments_that_clients_ignore() -> 
     ready = asyncio.Event()
     client = Client()
     source = Source([ready.wait(), text("one"), finish()])
-    quick = ReleaseConfig(hold_headers_s=0, keepalive_s=0.01, write_timeout_s=30)
+    quick = ResponseConfig(hold_headers_s=0, keepalive_s=0.01, write_timeout_s=30)
     task = asyncio.create_task(write(source, client, config=quick))
     await client.bell.until(lambda: client.body.count(KEEP_ALIVE) >= 3)
     assert (client.status, client.headers["x-tierwise-given"]) == (200, "0")
@@ -318,7 +318,7 @@ async def test_held_stream_is_kept_alive_with_comments_that_clients_ignore() -> 
 async def test_comments_stop_with_the_first_frame() -> None:
     ready, more = asyncio.Event(), asyncio.Event()
     client = Client()
-    quick = ReleaseConfig(hold_headers_s=0, keepalive_s=0.01, write_timeout_s=30)
+    quick = ResponseConfig(hold_headers_s=0, keepalive_s=0.01, write_timeout_s=30)
     source = Source([ready.wait(), text("one"), more.wait(), text("two"), finish()])
     task = asyncio.create_task(write(source, client, config=quick))
     await client.bell.until(lambda: KEEP_ALIVE in client.body)
@@ -332,7 +332,7 @@ async def test_comments_stop_with_the_first_frame() -> None:
 async def test_error_during_the_hold_is_a_frame_once_headers_are_out() -> None:
     ready = asyncio.Event()
     client = Client()
-    quick = ReleaseConfig(hold_headers_s=0, keepalive_s=0.01, write_timeout_s=30)
+    quick = ResponseConfig(hold_headers_s=0, keepalive_s=0.01, write_timeout_s=30)
     task = asyncio.create_task(write(Source([ready.wait(), FrontierUnavailable("down")]), client, config=quick))
     await client.bell.until(lambda: KEEP_ALIVE in client.body)
     ready.set()
@@ -381,7 +381,7 @@ async def test_client_that_takes_no_byte_for_too_long_is_dropped_and_the_generat
     """Fault 42."""
     client = Client(reads=2)
     source = Source(text(str(i)) for i in range(1000))
-    impatient = ReleaseConfig(hold_headers_s=30, keepalive_s=30, write_timeout_s=0.05)
+    impatient = ResponseConfig(hold_headers_s=30, keepalive_s=30, write_timeout_s=0.05)
     with pytest.raises(TimeoutError):
         await write(source, client, config=impatient)
     assert source.closed.is_set()

@@ -10,14 +10,14 @@ import pytest
 from routing.cost.attempt import CostConfig, TokenPrice
 from routing.records import Api, Attempt, AttemptOutcome, RequestedModel, RequestFeatures
 from serving.hosted.breaker import BreakerState
-from serving.hosted.client import FrontierClient
+from serving.hosted.client import HostedClient
 from serving.hosted.faults import Reason
 from serving.request.call import Call
 from serving.request.frame import Frame
 from serving.request.trace import RequestTrace
 from tests.journey.upstream import ScriptedUpstream
 
-Build = Callable[..., FrontierClient]
+Build = Callable[..., HostedClient]
 KEY = "sk-live-abcdef0123456789"
 BRIEF: dict[str, Any] = {"ttft_timeout_s": 0.3, "idle_timeout_s": 0.3}
 KINDS = ["openai", "anthropic"]
@@ -102,7 +102,7 @@ def a_trace(call: Call) -> RequestTrace:
     return RequestTrace(call, "hash", CostConfig(frontier=prices, baseline="a/big"))
 
 
-async def ask(client: FrontierClient, call: Call) -> Asked:
+async def ask(client: HostedClient, call: Call) -> Asked:
     """Run a call to its end; errors are kept."""
     asked = Asked(a_trace(call))
     try:

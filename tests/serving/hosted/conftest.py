@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from serving.hosted.client import FrontierClient
+from serving.hosted.client import HostedClient
 from serving.hosted.config import FrontierConfig
 from tests.journey.upstream import ScriptedUpstream
 from tests.serving.hosted.asking import provider
@@ -38,17 +38,17 @@ async def b(upstreams: Callable[[], Any]) -> ScriptedUpstream:
 
 
 @pytest.fixture
-async def build() -> AsyncIterator[Callable[..., FrontierClient]]:
+async def build() -> AsyncIterator[Callable[..., HostedClient]]:
     """Build clients; closed at the end of the test. Patient enough for a busy machine: silent scripts need BRIEF."""
     anyio.Event()  # imports the SDKs' event loop backend, which would use up the first test's patience
-    clients: list[FrontierClient] = []
+    clients: list[HostedClient] = []
 
     def make(
         *providers: dict[str, Any], observer: Any = None, clock: Any = time.perf_counter, **options: Any
-    ) -> FrontierClient:
+    ) -> HostedClient:
         patience = {"ttft_timeout_s": 3, "idle_timeout_s": 3, "connect_timeout_s": 3, "backoff_s": 0.001}
         config = FrontierConfig.model_validate({"providers": providers, **patience, **options})
-        clients.append(FrontierClient(config, observer=observer, clock=clock))
+        clients.append(HostedClient(config, observer=observer, clock=clock))
         return clients[-1]
 
     yield make
@@ -57,6 +57,6 @@ async def build() -> AsyncIterator[Callable[..., FrontierClient]]:
 
 
 @pytest.fixture
-def ab(a: ScriptedUpstream, b: ScriptedUpstream, build: Callable[..., FrontierClient]) -> FrontierClient:
+def ab(a: ScriptedUpstream, b: ScriptedUpstream, build: Callable[..., HostedClient]) -> HostedClient:
     """Two providers of kind openai, the second with another model."""
     return build(provider("a", a), provider("b", b, model="other"))

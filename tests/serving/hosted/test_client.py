@@ -16,7 +16,7 @@ from serving.errors import (
     StreamBroken,
 )
 from serving.hosted.breaker import BreakerState
-from serving.hosted.client import FrontierClient
+from serving.hosted.client import HostedClient
 from serving.hosted.faults import Reason
 from tests.journey.upstream import (
     Script,
@@ -161,7 +161,7 @@ async def test_a_request_that_fits_no_provider_is_refused_without_a_call(a, buil
     assert a.calls == 0
 
 
-async def test_a_provider_that_counts_a_longer_prompt_is_replaced_by_a_larger_one(a, b, ab: FrontierClient) -> None:
+async def test_a_provider_that_counts_a_longer_prompt_is_replaced_by_a_larger_one(a, b, ab: HostedClient) -> None:
     a.script(error(400, "too long", code="context_length_exceeded"))
     assert (await ask(ab, a_call())).attempts[1].provider == "b"
 
@@ -195,7 +195,7 @@ async def test_a_passed_deadline_makes_no_call(a, build: Build) -> None:
     assert a.calls == 0
 
 
-async def test_a_probe_asks_providers_in_order_until_one_answers(a, b, ab: FrontierClient) -> None:
+async def test_a_probe_asks_providers_in_order_until_one_answers(a, b, ab: HostedClient) -> None:
     await ab.probe()
     a.script(error(500))
     await ab.probe()

@@ -16,7 +16,7 @@ from serving.errors import (
     StreamBroken,
 )
 from serving.hosted.breaker import BreakerState
-from serving.hosted.client import FrontierClient
+from serving.hosted.client import HostedClient
 from serving.hosted.faults import Reason
 from tests.journey.upstream import (
     Script,
@@ -69,7 +69,7 @@ async def test_a_short_retry_after_is_waited_for(kind: str, a, build: Build) -> 
     assert asked.attempts[0].error == "frontier_rate_limited"
 
 
-async def test_a_rate_limit_without_retry_after_is_tried_again_then_elsewhere(a, b, ab: FrontierClient) -> None:
+async def test_a_rate_limit_without_retry_after_is_tried_again_then_elsewhere(a, b, ab: HostedClient) -> None:
     """Fault 31 (S02)."""
     a.always(error(429))
     asked = await ask(ab, a_call())
@@ -77,14 +77,14 @@ async def test_a_rate_limit_without_retry_after_is_tried_again_then_elsewhere(a,
     assert (a.calls, b.calls) == (2, 1)
 
 
-async def test_a_retry_after_past_the_deadline_goes_to_the_next_provider(a, b, ab: FrontierClient) -> None:
+async def test_a_retry_after_past_the_deadline_goes_to_the_next_provider(a, b, ab: HostedClient) -> None:
     """Fault 31."""
     a.script(error(429, retry_after_s=60))
     asked = await ask(ab, a_call(deadline_s=5))
     assert (asked.text, a.calls, b.calls) == ("hello", 1, 1)
 
 
-async def test_when_every_provider_is_limited_the_client_learns_when_to_come_back(a, b, ab: FrontierClient) -> None:
+async def test_when_every_provider_is_limited_the_client_learns_when_to_come_back(a, b, ab: HostedClient) -> None:
     """Fault 31: 429 with Retry-After, at once."""
     a.always(error(429, retry_after_s=90))
     b.always(error(429, retry_after_s=60))
@@ -183,7 +183,7 @@ async def test_one_budget_of_tries_over_all_providers(max_tries: int, a, b, buil
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-async def test_a_provider_that_refuses_our_key_is_not_asked_twice(status: int, a, b, ab: FrontierClient) -> None:
+async def test_a_provider_that_refuses_our_key_is_not_asked_twice(status: int, a, b, ab: HostedClient) -> None:
     a.script(error(status))
     asked = await ask(ab, a_call())
     assert (asked.text, a.calls, b.calls) == ("hello", 1, 1)
@@ -355,7 +355,7 @@ async def test_a_filtered_answer_keeps_its_finish_reason(kind: str, stream: bool
     assert a.calls == 1
 
 
-async def test_a_fallback_that_refuses_a_parameter_gives_a_clear_400(a, b, ab: FrontierClient) -> None:
+async def test_a_fallback_that_refuses_a_parameter_gives_a_clear_400(a, b, ab: HostedClient) -> None:
     """Fault 39 (S14)."""
     a.always(error(503))
     b.script(error(400, "Unsupported parameter: seed", param="seed"))

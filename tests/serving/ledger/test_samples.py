@@ -9,7 +9,7 @@ import pytest
 from routing.learning.samples import Feedback, Grader, Sample, SampleSource
 from routing.records import AttemptKind
 from serving.ledger.config import LedgerConfig
-from serving.ledger.samples import LessonStore
+from serving.ledger.samples import SampleStore
 from serving.ledger.store import StorageDown, Store
 from tests.serving.ledger.examples import ACCEPTED, FRONTIER
 
@@ -45,16 +45,16 @@ def config(tmp_path: Path) -> LedgerConfig:
 
 
 @pytest.fixture
-def lessons(config: LedgerConfig) -> Iterator[LessonStore]:
+def lessons(config: LedgerConfig) -> Iterator[SampleStore]:
     store = Store(config)
     store.migrate()
-    lessons = LessonStore(config)
+    lessons = SampleStore(config)
     yield lessons
     lessons.close()
     store.dispose()
 
 
-def test_what_was_kept_is_read_back_equal_and_oldest_first(lessons: LessonStore) -> None:
+def test_what_was_kept_is_read_back_equal_and_oldest_first(lessons: SampleStore) -> None:
     late, early = sample("b", hours=5), sample("a", hours=1)
     lessons.put_samples([late, early])
     lessons.put_samples([sample("a", tenant="other")])  # there already: left alone
@@ -63,13 +63,13 @@ def test_what_was_kept_is_read_back_equal_and_oldest_first(lessons: LessonStore)
     assert lessons.all_samples(until=DAY + timedelta(hours=5)) == [early]
 
 
-def test_later_feedback_replaces_the_earlier(lessons: LessonStore) -> None:
+def test_later_feedback_replaces_the_earlier(lessons: SampleStore) -> None:
     lessons.put_feedback(said("a", hours=1))
     lessons.put_feedback(said("a", hours=3, rating=-1, correction="no"))
     assert lessons.all_feedback() == [said("a", hours=3, rating=-1, correction="no")]
 
 
-def test_counts_are_of_one_tenant_since_an_instant(lessons: LessonStore) -> None:
+def test_counts_are_of_one_tenant_since_an_instant(lessons: SampleStore) -> None:
     lessons.put_samples([sample("a"), sample("b"), sample("c", "green"), sample("d", hours=-1)])
     lessons.put_feedback(said("a"))
     assert lessons.count_samples("blue", DAY) == 2
@@ -77,7 +77,7 @@ def test_counts_are_of_one_tenant_since_an_instant(lessons: LessonStore) -> None
     assert lessons.count_feedback("green", DAY) == 0
 
 
-def test_old_lessons_and_those_of_a_tenant_are_forgotten(lessons: LessonStore) -> None:
+def test_old_lessons_and_those_of_a_tenant_are_forgotten(lessons: SampleStore) -> None:
     lessons.put_samples([sample("old", hours=-48), sample("new"), sample("green", "green")])
     lessons.put_feedback(said("old", hours=-48))
     assert lessons.prune(DAY) == 1
@@ -87,7 +87,7 @@ def test_old_lessons_and_those_of_a_tenant_are_forgotten(lessons: LessonStore) -
     assert [s.request_id for s in lessons.all_samples()] == ["new"]
 
 
-def test_spend_of_a_day_is_read_from_the_books(lessons: LessonStore, config: LedgerConfig) -> None:
+def test_spend_of_a_day_is_read_from_the_books(lessons: SampleStore, config: LedgerConfig) -> None:
     shadow = FRONTIER.model_copy(update={"kind": AttemptKind.SHADOW, "cost_usd": 0.25})
     unpriced = shadow.model_copy(update={"cost_usd": None, "price_source": None})
     store = Store(config)
@@ -98,7 +98,7 @@ def test_spend_of_a_day_is_read_from_the_books(lessons: LessonStore, config: Led
     assert lessons.shadow_spend(DAY + timedelta(days=1)).usd == 0
 
 
-def test_request_is_known_by_its_row(lessons: LessonStore, config: LedgerConfig) -> None:
+def test_request_is_known_by_its_row(lessons: SampleStore, config: LedgerConfig) -> None:
     assert lessons.asked(ACCEPTED.request_id) is None
     store = Store(config)
     store.insert([ACCEPTED])
@@ -109,7 +109,7 @@ def test_request_is_known_by_its_row(lessons: LessonStore, config: LedgerConfig)
 
 
 def test_missing_ledger_is_down_and_is_not_made(tmp_path: Path) -> None:
-    lessons = LessonStore(LedgerConfig(url=f"sqlite:///{tmp_path}/none.sqlite3"))
+    lessons = SampleStore(LedgerConfig(url=f"sqlite:///{tmp_path}/none.sqlite3"))
     with pytest.raises(StorageDown, match=r"none\.sqlite3"):
         lessons.all_samples()
     assert not (tmp_path / "none.sqlite3").exists()

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from serving.process.children import Leash, marked
+from serving.process.children import ChildGuard, marked
 
 # A holder with a child in a session of its own, which no signal to the holder's group would reach.
 HOLDER = """
 import subprocess, sys, time
-from serving.process.children import Leash
-leash = Leash()
+from serving.process.children import ChildGuard
+leash = ChildGuard()
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
 print(child.pid, flush=True)
 time.sleep(600)
@@ -52,7 +52,7 @@ def test_child_ends_with_its_holder(how: signal.Signals) -> None:
 def test_letting_go_ends_the_children_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TIERWISE_LEASH", raising=False)
     before = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    leash = Leash()
+    leash = ChildGuard()
     after = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
         leash.let_go()

@@ -11,7 +11,7 @@ import pytest
 
 from serving.replicas.config import ReplicaRoutingConfig
 from serving.replicas.load_exchange import Forwarder, LoadExchange
-from serving.replicas.tracker import ReplicaBoard, RoutedPrompt
+from serving.replicas.tracker import ReplicaTracker, RoutedPrompt
 
 FACTS = {"block_size_tokens": 16, "kv_blocks": 100}
 REPLICAS = ["a", "b"]
@@ -25,8 +25,8 @@ def forwarder() -> Forwarder:
 @asynccontextmanager
 async def ingress(
     forwarder: Forwarder, silent_after_s: float = 10
-) -> AsyncGenerator[tuple[ReplicaBoard, LoadExchange], None]:
-    board = ReplicaBoard(ReplicaRoutingConfig())
+) -> AsyncGenerator[tuple[ReplicaTracker, LoadExchange], None]:
+    board = ReplicaTracker(ReplicaRoutingConfig())
     exchange = LoadExchange(board, forwarder.addresses, silent_after_s)
     board.set_replicas(dict.fromkeys(REPLICAS, FACTS))
     try:
@@ -113,7 +113,7 @@ async def test_forwarder_that_was_replaced_is_found_again() -> None:
 
 
 async def test_telling_nobody_is_no_error() -> None:
-    board = ReplicaBoard(ReplicaRoutingConfig())
+    board = ReplicaTracker(ReplicaRoutingConfig())
     board.set_replicas(dict.fromkeys(REPLICAS, FACTS))
     LoadExchange(board, Forwarder.addresses)  # type: ignore[arg-type]  # never asked
     assert board.rank(prompt("1"), REPLICAS)

@@ -13,7 +13,7 @@ from routing.replicas.kv_blocks import MAX_REPLICAS, ExactBlocks, MirrorBlocks, 
 from serving.replicas.config import ReplicaRoutingConfig
 from serving.replicas.kv_events import KvFollower, KvSource
 from serving.replicas.load_news import LoadNews
-from serving.replicas.tracker import ReplicaBoard, RoutedPrompt, routed_prompt, shared_board
+from serving.replicas.tracker import ReplicaTracker, RoutedPrompt, routed_prompt, shared_tracker
 from serving.request.call import Adapter
 from serving.request.payloads import DraftPayload
 
@@ -29,13 +29,13 @@ def prompt(
     return RoutedPrompt(request_id, [first, *range(1, tokens)], salt, session)
 
 
-async def new_board(facts: dict[str, Any] | None = None, **config: Any) -> ReplicaBoard:
-    board = ReplicaBoard(ReplicaRoutingConfig(**config))
+async def new_board(facts: dict[str, Any] | None = None, **config: Any) -> ReplicaTracker:
+    board = ReplicaTracker(ReplicaRoutingConfig(**config))
     board.set_replicas(dict.fromkeys(THREE, FACTS if facts is None else facts))
     return board
 
 
-async def serve(board: ReplicaBoard, asked: RoutedPrompt) -> str:
+async def serve(board: ReplicaTracker, asked: RoutedPrompt) -> str:
     """One request from its ranking to its end; the replica that had it."""
     board.expect(asked)
     chosen = board.rank(asked, THREE)[0]
@@ -198,7 +198,7 @@ async def test_replica_without_a_measured_speed_counts_as_fast_as_its_peers() ->
 
 
 async def test_replica_beyond_those_an_index_can_tell_apart_is_still_used() -> None:
-    board = ReplicaBoard(ReplicaRoutingConfig())
+    board = ReplicaTracker(ReplicaRoutingConfig())
     many = [f"replica {n}" for n in range(MAX_REPLICAS + 1)]
     board.set_replicas(dict.fromkeys(many, FACTS))
     assert board.modes() == {ReplicaMode.MIRROR: MAX_REPLICAS, ReplicaMode.FALLBACK: 1}
@@ -230,7 +230,7 @@ async def test_prefix_in_host_memory_leads_to_its_replica() -> None:
 # Replicas that report what they hold
 
 
-def report(board: ReplicaBoard, replica_id: str) -> KvFollower:
+def report(board: ReplicaTracker, replica_id: str) -> KvFollower:
     """Put a follower on a seat, as if an engine were there."""
     seat = board.seats[replica_id]
     assert isinstance(seat.blocks, MirrorBlocks)
@@ -323,7 +323,7 @@ class Told(LoadNews):
 
 async def test_others_hear_of_every_booking_and_its_end() -> None:
     told = Told()
-    board = ReplicaBoard(ReplicaRoutingConfig(), told)
+    board = ReplicaTracker(ReplicaRoutingConfig(), told)
     board.set_replicas(dict.fromkeys(THREE, FACTS))
     chosen = await serve(board, prompt("1"))
     assert told.news == [("booked", "1", chosen), ("prefilled", "1", chosen), ("released", "1", chosen)]
@@ -353,8 +353,8 @@ async def test_board_may_be_told_from_another_thread() -> None:
 
 def test_handles_of_one_process_share_their_board() -> None:
     config = ReplicaRoutingConfig()
-    assert shared_board("app", "tier1", config) is shared_board("app", "tier1", config)
-    assert shared_board("app", "router", config) is not shared_board("app", "tier1", config)
+    assert shared_tracker("app", "tier1", config) is shared_tracker("app", "tier1", config)
+    assert shared_tracker("app", "router", config) is not shared_tracker("app", "tier1", config)
 
 
 STEPS = st.lists(

@@ -16,7 +16,7 @@ from serving.errors import ConfigInvalid
 from serving.ledger.config import LedgerConfig
 from serving.ledger.export import export_jsonl
 from serving.ledger.reader import LedgerReader
-from serving.ledger.samples import LessonStore
+from serving.ledger.samples import SampleStore
 from serving.ledger.store import Store
 from serving.report.read import savings_report
 from serving.report.table import render
@@ -181,7 +181,7 @@ def test_quality_comes_from_the_samples_that_were_graded(ledger: LedgerConfig) -
         frontier_quality=0.75,
         config_hash="c0ffee",
     )
-    lessons = LessonStore(ledger)
+    lessons = SampleStore(ledger)
     lessons.put_samples([sample, sample.model_copy(update={"request_id": "req-failed", "tier1_quality": None})])
     lessons.close()
     total = savings_report(reader, SavingsConfig()).total

@@ -17,7 +17,7 @@ from serving.learning.sampler import SampleEvent
 from serving.ledger.config import LedgerConfig
 from serving.ledger.writer import Ledger
 from serving.replicas.config import ReplicaRoutingConfig
-from serving.replicas.tracker import ReplicaBoard
+from serving.replicas.tracker import ReplicaTracker
 from serving.request.tiers import EngineStats
 from serving.telemetry.metrics import Telemetry
 from tests.serving.ledger.examples import ACCEPTED, DRAFT, ESCALATED, EXAMPLES, FAILED, FRONTIER, ROUTER
@@ -199,7 +199,7 @@ def test_documented_metrics_are_the_metrics(tmp_path: Path) -> None:
         for row in EXAMPLES:
             telemetry.observe(row)
         show_what_runs_beside_requests(telemetry)
-        telemetry.watch(ReplicaBoard(ReplicaRoutingConfig()))
+        telemetry.watch(ReplicaTracker(ReplicaRoutingConfig()))
         exposed: dict[str, set[str]] = {}
         for family in telemetry.registry.collect():
             name = family.name + ("_total" if family.type == "counter" else "")

@@ -1,0 +1,1 @@
+"""Cleans what training reads: near duplicates, and prompts of evaluation sets."""

@@ -1,1 +1,0 @@
-"""The learned gate: training of p(the draft is good) from the draft and from agreement with further answers."""

@@ -1,0 +1,1 @@
+"""Trains, calibrates and scores the heads of router and gate."""

@@ -1,1 +1,0 @@
-"""The learned router: data, training, evaluation of p(tier 1 does as well as the frontier)."""

@@ -1,5 +1,0 @@
-"""Where a training says what it was."""
-
-from typing import Final
-
-SUMMARY: Final = "training.json"

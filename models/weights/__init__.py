@@ -1,0 +1,1 @@
+"""Fetches, checks and converts the weights of models."""
