@@ -15,8 +15,6 @@ ModelsError               a command prints the message and exits with 1, without
 
 from pathlib import Path
 
-from routing.learning.promotion import Refusal, RefusalReason
-
 
 class ModelsError(Exception):
     """Base of every error that a command of this package explains to its operator."""
@@ -66,16 +64,3 @@ class Occupied(FetchError):
 
 class ConversionFailed(FetchError):
     """The file arrived but could not be turned into a model folder."""
-
-
-class Refused(ModelsError):
-    """Not promoted. `refusals`: every reason; the first names the error."""
-
-    def __init__(self, reason: RefusalReason, detail: str, *more: Refusal) -> None:
-        self.refusals = (Refusal(reason=reason, detail=detail), *more)
-        super().__init__("refused: " + "; ".join(f"{r.reason}: {r.detail}" for r in self.refusals))
-
-    @property
-    def reasons(self) -> tuple[RefusalReason, ...]:
-        """Their names."""
-        return tuple(refusal.reason for refusal in self.refusals)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models.errors import Refused
+from models.flywheel.refused import Refused
 from models.flywheel.registry import ArtefactKind, ArtefactManifest, Registry
 from models.heads.artefact import read_questions
 from routing.heads.evidence import Evidence, HeadKind

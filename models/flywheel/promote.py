@@ -4,8 +4,9 @@ import argparse
 import json
 from pathlib import Path
 
-from models.errors import ModelsError, Refused
+from models.errors import ModelsError
 from models.flywheel.candidate import KINDS_WITH_HEADS, judge_adapter, judge_head, read_graded
+from models.flywheel.refused import Refused
 from models.flywheel.registry import ArtefactKind, Registry
 from models.flywheel.steps import finish, start_canary
 from models.heads.pairs import load_pairs

@@ -21,7 +21,8 @@ from typing import Any, Final
 from filelock import FileLock
 from pydantic import Field, ValidationError
 
-from models.errors import ModelsError, Refused
+from models.errors import ModelsError
+from models.flywheel.refused import Refused
 from routing.learning.promotion import RefusalReason
 from routing.learning.release import RELEASE_FILE, Release, Variant
 from routing.records import Record

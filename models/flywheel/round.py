@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from models.data.dedup import unique
-from models.errors import ModelsError, Refused
+from models.errors import ModelsError
 from models.flywheel.candidate import judge_head
 from models.flywheel.export import read_lessons
 from models.flywheel.labels import cap_tenants, graded_pairs, not_believed, read_references
 from models.flywheel.monitor import LiveMargins, live_by_version
 from models.flywheel.promote import add_registry
+from models.flywheel.refused import Refused
 from models.flywheel.registry import ArtefactKind, ArtefactManifest, Registry, code_revision, now
 from models.flywheel.steps import start_canary, watch_release
 from models.heads import calibrate

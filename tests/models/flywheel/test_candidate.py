@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from models.__main__ import main
-from models.errors import Refused
 from models.flywheel.candidate import judge_adapter, judge_head
+from models.flywheel.refused import Refused
 from models.flywheel.registry import ArtefactKind, ArtefactManifest, Registry, sha256
 from models.heads.calibrate import add_arguments, run
 from models.heads.fit import ForestShape
