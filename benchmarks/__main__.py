@@ -8,19 +8,28 @@ import sys
 
 # name: (module with add_arguments(parser) and run(args) -> exit status, one line of help)
 BENCHMARKS = {
-    "run": ("benchmarks.run", "every section in one run, kept under benchmarks/results: what `make bench` does"),
-    "gpu": ("benchmarks.gpu", "the same on the NVIDIA GPU of this machine, checked first: what `make bench-gpu` does"),
+    "run": (
+        "benchmarks.run.command",
+        "every section in one run, kept under benchmarks/results: what `make bench` does",
+    ),
+    "gpu": (
+        "benchmarks.run.gpu",
+        "the same on the NVIDIA GPU of this machine, checked first: what `make bench-gpu` does",
+    ),
     "readme": ("benchmarks.readme", "put the figures of kept results into README"),
-    "compare": ("benchmarks.compare", "two kept results: what moved beyond the spread"),
-    "quality": ("benchmarks.quality", "router and gate on graded pairs, beside every baseline"),
+    "compare": ("benchmarks.run.compare", "two kept results: what moved beyond the spread"),
+    "quality": ("benchmarks.quality.command", "router and gate on graded pairs, beside every baseline"),
     "tasks": ("benchmarks.tasks.command", "our own verifiable tasks: accuracy and cost of every way to choose a tier"),
     "flywheel": ("benchmarks.flywheel.command", "one turn: serve, label, retrain, judge, promote, serve again"),
-    "gateway": ("benchmarks.gateway", "what our own code adds to Ray Serve and to an engine"),
+    "gateway": ("benchmarks.sections.gateway", "what our own code adds to Ray Serve and to an engine"),
     "layers": (
         "benchmarks.layers.command",
         "what routing, gate, caching, replicas and kernels are worth, one by one",
     ),
-    "replicas": ("benchmarks.replicas", "replica routing: a trace replayed under our policy and the published ones"),
+    "replicas": (
+        "benchmarks.replicas.command",
+        "replica routing: a trace replayed under our policy and the published ones",
+    ),
 }
 MOVED = ("audit", "audit-log")  # for one version: these are commands of `python -m serving` now
 

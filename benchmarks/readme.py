@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare import read
-from benchmarks.other_client import AGREES_WITHIN, OURS, RATES, SECONDS, THEIRS
-from benchmarks.section import number, spread
+from benchmarks.run.compare import read
+from benchmarks.run.section import number, spread
+from benchmarks.sections.vllm_bench import AGREES_WITHIN, OURS, RATES, SECONDS, THEIRS
 
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 README = Path("README.md")

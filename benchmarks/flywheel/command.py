@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.card import make_card
 from benchmarks.flywheel.figures import ALL, ENOUGH, document, shown
 from benchmarks.flywheel.operator import TurnFailed
 from benchmarks.flywheel.turn import Plan, turn
-from benchmarks.section import columns
+from benchmarks.run.card import make_card
+from benchmarks.run.section import columns
 
 RESULTS = Path("benchmarks/results")
 

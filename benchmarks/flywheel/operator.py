@@ -12,9 +12,9 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.gateway import process
-from benchmarks.layers.stack import fetch, forget
-from benchmarks.targets import free_port
+from benchmarks.load.child_stack import fetch, forget
+from benchmarks.load.process import process
+from benchmarks.load.targets import free_port
 from benchmarks.tasks.asking import Answer, ask_all
 from benchmarks.tasks.grading import grade
 from benchmarks.tasks.pairs import join, read_ledger

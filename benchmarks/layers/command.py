@@ -8,11 +8,11 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.card import make_card, text
-from benchmarks.dummy_weights import MODELS
 from benchmarks.layers.play import measure
 from benchmarks.layers.section import CONCURRENCY, PER_KIND, plot, table
-from benchmarks.layers.stack import LayersError
+from benchmarks.load.child_stack import LayersError
+from benchmarks.load.dummy_weights import MODELS
+from benchmarks.run.card import make_card, text
 
 PROFILE = Path("deploy/profiles/cpu.yaml")
 QUICK_PER_KIND = 2

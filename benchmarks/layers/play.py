@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from benchmarks.client import Sample, closed_loop, new_session, request
 from benchmarks.layers import plan
 from benchmarks.layers.claims import FRONTIER, Measured, compare
 from benchmarks.layers.desks import body
 from benchmarks.layers.factors import ceiling, together
 from benchmarks.layers.row import PARTS, Answered, Row, answered, make_row
-from benchmarks.layers.stack import Stack, forget, read_profile, stack, standin
+from benchmarks.load.child_stack import Stack, forget, read_profile, stack, standin
+from benchmarks.load.client import Sample, closed_loop, new_session, request
 from benchmarks.tasks.command import some
 from benchmarks.tasks.grading import grade
 from benchmarks.tasks.suite import Split, tasks
@@ -156,7 +156,7 @@ def document(measured: Measured, grades: Mapping[str, float], load: Load) -> dic
 
 
 def row_values(row: Row) -> dict[str, Any]:
-    """A row as benchmarks/spread.py has it: NAME and NAME_spread.
+    """A row as benchmarks/run/spread.py has it: NAME and NAME_spread.
 
     Of dollars and accuracy the spread is the interval over questions, of the throughput it is that of the row's parts.
     """

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from benchmarks.client import quantile
+from benchmarks.load.client import quantile
 from routing.intervals import Interval, bootstrap_interval
 from routing.records import AttemptKind, AttemptOutcome, Record, RequestRecord, Tier
 

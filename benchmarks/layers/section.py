@@ -5,8 +5,10 @@ from typing import Any
 
 from benchmarks.layers.play import measure as measure_layers
 from benchmarks.layers.row import SOON_S
-from benchmarks.layers.stack import LayersError, read_profile
-from benchmarks.section import Plan, columns, number, spread
+from benchmarks.load.child_stack import LayersError, read_profile
+from benchmarks.run.lab import Labs
+from benchmarks.run.plan import Plan
+from benchmarks.run.section import columns, number, spread
 
 PER_KIND = 4
 CONCURRENCY = 4
@@ -18,8 +20,8 @@ FACTORS_HEAD = ("over the row before", "bill (95 %)", "own engines (95 %)", "thr
 QUICK = "its engines have real weights, which a quick run has no time for (python -m benchmarks layers --quick)"
 
 
-def measure(plan: Plan) -> dict[str, Any]:
-    """See benchmarks/section.py. Engines are started with layers off and on, so a running stack cannot be measured."""
+def measure(plan: Plan, _: Labs) -> dict[str, Any]:
+    """See `Section`. Engines are started with layers off and on, so a running stack cannot be measured."""
     if plan.quick:
         return {"rows": [], "left_out": QUICK}
     if plan.url is not None:
@@ -87,7 +89,7 @@ def interval(found: dict[str, Any] | None, digits: int) -> str:
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
-    """See benchmarks/section.py."""
+    """See benchmarks/run/section.py."""
     if found["rows"]:
         from benchmarks.layers.plot import plot as draw  # noqa: PLC0415 - matplotlib is an extra
 

@@ -8,7 +8,7 @@ import aiohttp
 from pydantic import Field
 from tqdm import tqdm
 
-from benchmarks.client import new_session
+from benchmarks.load.client import new_session
 from benchmarks.tasks.task import Task
 from routing.records import Record
 

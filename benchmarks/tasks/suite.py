@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator
 from enum import StrEnum
 
-from benchmarks.tasks import clocks, numbers, programs, records, tickets, words
+from benchmarks.tasks.families import clocks, numbers, programs, records, tickets, words
 from benchmarks.tasks.task import Generator, Question, Task
 from routing.ladder.features import request_features
 from routing.ladder.policy import PolicyConfig

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from benchmarks.tiny_model import write_model
+from benchmarks.load.tiny_model import write_model
 from tests.cluster.conftest import NODE_CPUS, SMALL, Site
 from tests.cluster.hosts import listeners
 from tests.cluster.load import Load, Outcome, ask

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import yaml
 
-from benchmarks.tiny_model import write_model
+from benchmarks.load.tiny_model import write_model
 from serving.access.keys import new_key
 from tests.cluster.conftest import SMALL
 from tests.cluster.hosts import Host, listeners, switched_hosts

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from benchmarks.tiny_model import write_model
+from benchmarks.load.tiny_model import write_model
 from routing.records import ReplicaMode
 from serving.engine.adapters import read_adapter
 from serving.engine.client import EngineClient

@@ -23,7 +23,7 @@ import pytest_asyncio
 import zmq
 import zmq.asyncio
 
-from benchmarks.tiny_model import write_model
+from benchmarks.load.tiny_model import write_model
 from routing.records import ReplicaMode
 from routing.replicas.kv_blocks import BlockIndex, ExactBlocks, block_keys, root_key
 from serving.engine.client import EngineClient

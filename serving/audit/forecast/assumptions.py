@@ -15,8 +15,9 @@ from serving.errors import AuditError
 # A 7B in bf16 (Qwen2.5-7B: 28 layers, 4 KV heads of 128, keys and values, 2 bytes) holds a token in 57,344 bytes; an
 # 80 GB card less 10 % reserve, 15 GB of weights and 2 GB of activations leaves 55 GB: 0.96 million tokens.
 KV_CAPACITY_TOKENS = 1_000_000
-# The prefill rate that benchmarks/replicas.py simulates. Decoding: 15 GB of weights a step at 3.35 TB/s are at most 220
-# steps a second; batches of 16 at 70 % of that give 2,500 tokens/s.
+# The prefill rate that benchmarks/replicas/replay.py simulates.
+# Decoding: 15 GB of weights a step at 3.35 TB/s are at most 220 steps a second. Batches of 16 at 70 % of that give
+# 2,500 tokens/s.
 PREFILL_TOKENS_PER_S = 20_000.0
 DECODE_TOKENS_PER_S = 2_500.0
 # Rented single 80 GB cards were offered at 1.50 to 3 dollars an hour; --gpu-usd-per-hour takes one's own.

@@ -1,4 +1,4 @@
-"""Traces in Mooncake's form: arrival, lengths and one id per prompt block, no texts; see benchmarks/trace.py."""
+"""Traces in Mooncake's form: arrival, lengths and one id per prompt block, no texts."""
 
 from typing import Annotated
 

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.layers import plan
 from benchmarks.layers.desks import DESKS, body
-from benchmarks.layers.stack import LayersError, read_profile
+from benchmarks.load.child_stack import LayersError, read_profile
 from benchmarks.tasks.suite import FAMILIES, Split, tasks
 from routing.ladder.features import request_features
 from routing.ladder.policy import PolicyConfig

@@ -14,8 +14,9 @@ from tqdm import tqdm
 from benchmarks.layers import plan
 from benchmarks.layers.play import Load, ask, document, graded
 from benchmarks.layers.section import measure, plot, table
-from benchmarks.layers.stack import LayersError, Stack, forget, standin
-from benchmarks.section import Plan
+from benchmarks.load.child_stack import LayersError, Stack, forget, standin
+from benchmarks.run.lab import Labs
+from benchmarks.run.plan import Plan
 from benchmarks.tasks.command import some
 from benchmarks.tasks.suite import Split, tasks
 from benchmarks.tasks.task import Number, Task
@@ -156,8 +157,12 @@ def test_plot_is_drawn(tmp_path: Path, ending: str) -> None:
 
 
 def test_section_is_left_out_where_it_cannot_be_measured_and_refuses_a_running_stack(tmp_path: Path) -> None:
-    assert "left out: its engines have real weights" in table(measure(Plan(scratch=tmp_path, quick=True)))
+    assert "left out: its engines have real weights" in table(section(Plan(scratch=tmp_path, quick=True)))
     gpu = Plan(scratch=tmp_path, profile=Path("deploy/profiles/gpu-80g.yaml"))
-    assert "stand-in frontier on this machine; it has none" in table(measure(gpu))
+    assert "stand-in frontier on this machine; it has none" in table(section(gpu))
     with pytest.raises(SystemExit, match="stacks of their own"):
-        measure(Plan(scratch=tmp_path, url="http://127.0.0.1:8000"))
+        section(Plan(scratch=tmp_path, url="http://127.0.0.1:8000"))
+
+
+def section(plan: Plan) -> dict[str, Any]:
+    return measure(plan, Labs(plan))

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.replicas import ceiling_hit_rate
-from benchmarks.trace import read_trace
+from benchmarks.replicas.replay import ceiling_hit_rate
+from benchmarks.replicas.trace import read_trace
 from serving.audit.formats.call import Call
 from serving.audit.traffic.prefix_reuse import DistinctKeys, PrefixReuse
 from tests.serving.audit.audit_logs import chat, report, write

@@ -1,0 +1,1 @@
+"""Sends load: clients, workloads, targets and the processes that answer."""

@@ -1,0 +1,1 @@
+"""Router and gate on graded pairs, beside baselines."""

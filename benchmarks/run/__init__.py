@@ -1,0 +1,1 @@
+"""One run: its card, the ceiling of the hardware, the sections, and the result that is kept."""

@@ -1,0 +1,1 @@
+"""The kinds of generated tasks, one file for kinds that are alike."""
