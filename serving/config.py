@@ -23,9 +23,8 @@ from routing.gate.config import GateConfig
 from routing.ladder.policy import PolicyConfig
 from routing.records import Record
 from serving.access.idempotency import IdempotencyConfig
-from serving.cascade.gated_draft import DraftConfig
 from serving.cascade.releases import PromotionConfig
-from serving.cascade.sections import CascadeConfig, Sections
+from serving.cascade.sections import CascadeConfig, DraftConfig, Sections
 from serving.engine.config import EngineConfig
 from serving.engine.standin import StandinConfig
 from serving.errors import ConfigInvalid

@@ -8,8 +8,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol, TypeVar
@@ -35,8 +34,6 @@ from serving.errors import BudgetExceeded, BudgetReserved, LedgerUnavailable, St
 from serving.ledger.config import LedgerConfig
 from serving.ledger.store import StorageDown
 from serving.request.call import Call
-from serving.request.frame import Frame
-from serving.request.trace import RequestTrace
 
 log = logging.getLogger(__name__)
 
@@ -305,25 +302,3 @@ def subjects_of(principal: Principal) -> tuple[Subject, ...]:
     """Whose budgets a caller's requests are paid from."""
     tenant: Subject = (Scope.TENANT, principal.tenant)
     return (tenant,) if principal.key_id is None else (tenant, (Scope.KEY, principal.key_id))
-
-
-async def within_budget(
-    budgets: Budgets,
-    principal: Principal,
-    trace: RequestTrace,
-    settle: Callable[[RequestRecord], None],
-    answer: Callable[[Call], AsyncGenerator[Frame, None]],
-) -> AsyncGenerator[Frame, None]:
-    """The frames of `answer`, if the budget allows; a request that it refuses is booked like any other that failed."""
-    try:
-        try:
-            trace.call = await budgets.admit(principal, trace.call)
-        except BaseException as error:
-            trace.fail(error)
-            settle(trace.record())
-            raise
-        async with aclosing(answer(trace.call)) as frames:
-            async for frame in frames:
-                yield frame
-    finally:
-        budgets.release(trace.call.request_id)  # nothing to do once `answer` has settled

@@ -5,7 +5,7 @@ this file knows the product; every station is one line here, a pure function in 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from routing.gate.judge import explored
@@ -17,11 +17,10 @@ from routing.records import (
     Decision,
     DecisionReason,
     RequestedModel,
-    RequestRecord,
     Tier,
 )
+from serving.cascade.exchange import Exchange
 from serving.cascade.gated_draft import GatedDraft
-from serving.cascade.sections import Sections
 from serving.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
@@ -30,46 +29,40 @@ from serving.errors import (
     QueueFull,
     RouterFailed,
 )
-from serving.request.call import Call
 from serving.request.frame import Frame
-from serving.request.tiers import Tiers
-from serving.request.trace import RequestTrace
 
 FRONTIER_DOWN = (FrontierUnavailable, FrontierRateLimited, DeadlineExceeded)
 
 
-async def answer(
-    call: Call,
-    tiers: Tiers,
-    trace: RequestTrace,
-    settle: Callable[[RequestRecord], None],
-    config: Sections,
-) -> AsyncGenerator[Frame, None]:
+async def answer(exchange: Exchange) -> AsyncGenerator[Frame, None]:
     """Answer one request; a draft the gate rejects is replaced before its first byte leaves.
 
     Yields the frames the client may see. Raises a StackError: before the first frame it becomes the HTTP status, after
     it an error frame. Closing the generator stops whatever runs for the request, wherever it runs.
     """
-    draft = GatedDraft(call, tiers, trace, config.gate, config.draft, config.policy, config.learned)
+    trace = exchange.trace
+    draft: GatedDraft | None = None
     try:
-        trace.decision = await choose_tier(call, tiers, trace, config)
+        trace.decision = await choose_tier(exchange)
         if trace.decision.tier is Tier.TIER1:
+            draft = GatedDraft(exchange)
             async with aclosing(draft.release()) as frames:  # yields nothing when the draft is rejected
                 async for frame in frames:
                     yield trace.release(frame)
         if not trace.has_served(Tier.TIER1):
-            async with aclosing(frontier_or_degraded(call, tiers, trace, draft, config)) as frames:
+            async with aclosing(frontier_or_degraded(exchange, draft)) as frames:
                 async for frame in frames:
                     yield trace.release(frame)
     except BaseException as error:
         trace.fail(error)
         raise
     finally:
-        settle(trace.record())  # enqueues and returns; runs for failed and cancelled requests too
+        exchange.settle(trace.record())  # enqueues and returns; runs for failed and cancelled requests too
 
 
-async def choose_tier(call: Call, tiers: Tiers, trace: RequestTrace, config: Sections) -> Decision:
+async def choose_tier(exchange: Exchange) -> Decision:
     """Explicit rules first; only what they leave open is worth the router's time."""
+    call, tiers, config = exchange.call, exchange.tiers, exchange.sections
     try:
         decision = decide_by_rules(
             call.target,
@@ -85,7 +78,7 @@ async def choose_tier(call: Call, tiers: Tiers, trace: RequestTrace, config: Sec
         return decision.model_copy(update={"reason": DecisionReason.BUDGET})
     if decision is not None and not (decision.tier is Tier.TIER1 and explored(call.request_id, config.gate)):
         return decision
-    p_router = await router_score(call, tiers, trace, config)
+    p_router = await router_score(exchange)
     if decision is not None:
         return decision.model_copy(update={"p_router": p_router})
     if config.learned.router is not None:
@@ -93,14 +86,15 @@ async def choose_tier(call: Call, tiers: Tiers, trace: RequestTrace, config: Sec
     return decide_by_score(call.target, call.features, p_router, config.policy)
 
 
-async def router_score(call: Call, tiers: Tiers, trace: RequestTrace, config: Sections) -> float | None:
+async def router_score(exchange: Exchange) -> float | None:
     """p(tier 1 will do), or None when the router is absent, down, full or slow: the policy knows what to do then."""
-    if tiers.router is None:
+    router = exchange.tiers.router
+    if router is None:
         return None
     try:
-        with trace.attempt(AttemptKind.ROUTER, Tier.ROUTER, tiers.router.model) as booking:
-            async with asyncio.timeout(config.cascade.router_timeout_s):
-                score = await tiers.router.score(call)
+        with exchange.trace.attempt(AttemptKind.ROUTER, Tier.ROUTER, router.model) as booking:
+            async with asyncio.timeout(exchange.sections.cascade.router_timeout_s):
+                score = await router.score(exchange.call)
             booking.settle_score(score)
             booking.outcome = AttemptOutcome.USED
             return score.p_yes
@@ -108,29 +102,32 @@ async def router_score(call: Call, tiers: Tiers, trace: RequestTrace, config: Se
         return None  # counted from the failed attempt's row
 
 
-async def frontier_or_degraded(
-    call: Call, tiers: Tiers, trace: RequestTrace, draft: GatedDraft, config: Sections
-) -> AsyncGenerator[Frame, None]:
-    """The frontier's answer; when none has one, the draft marked degraded if the policy allows."""
+async def frontier_or_degraded(exchange: Exchange, draft: GatedDraft | None) -> AsyncGenerator[Frame, None]:
+    """The frontier's answer; when none has one, the draft marked degraded if the policy allows.
+
+    draft: what tier 1 wrote and the gate rejected. None: tier 1 was not asked.
+    """
+    trace = exchange.trace
     try:
-        async with aclosing(tiers.frontier.complete(call, trace)) as frames:
+        async with aclosing(exchange.tiers.frontier.complete(exchange.call, trace)) as frames:
             async for frame in frames:
                 trace.served = trace.booking(AttemptKind.FRONTIER)
                 yield frame
     except FRONTIER_DOWN:
-        if trace.released is not None or not may_degrade(call, tiers, config):
+        if trace.released is not None or not may_degrade(exchange):
             raise
-        async with aclosing(draft.release_degraded()) as frames:
+        async with aclosing((draft or GatedDraft(exchange)).release_degraded()) as frames:
             async for frame in frames:
                 yield frame
         if not trace.has_served(Tier.TIER1):
             raise
 
 
-def may_degrade(call: Call, tiers: Tiers, config: Sections) -> bool:
+def may_degrade(exchange: Exchange) -> bool:
     """Whether tier 1 may stand in for the frontier: allowed, the frontier was not asked for by name, and it fits."""
+    call = exchange.call
     return (
-        config.cascade.degrade_when_frontier_down
+        exchange.sections.cascade.degrade_when_frontier_down
         and call.target is not RequestedModel.FRONTIER
-        and call.features.input_tokens < tiers.tier1.max_context_tokens
+        and call.features.input_tokens < exchange.tiers.tier1.max_context_tokens
     )

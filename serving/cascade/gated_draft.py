@@ -9,52 +9,37 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from pydantic import Field
-
-from routing.gate.config import GateConfig
 from routing.gate.judge import explored
 from routing.gate.watch import DraftWatch
-from routing.heads.decide import Learned, LearnedGate, ruling
-from routing.ladder.policy import HoldKind, PolicyConfig, hold_policy
-from routing.records import AttemptKind, AttemptOutcome, DecisionReason, Record, RejectReason, Signal, Tier, Verdict
-from serving.cascade.paid_signals import buy
+from routing.heads.decide import LearnedGate, ruling
+from routing.ladder.policy import HoldKind, hold_policy
+from routing.records import AttemptKind, AttemptOutcome, DecisionReason, RejectReason, Signal, Tier, Verdict
+from serving.cascade.exchange import Exchange
+from serving.cascade.paid_signals import ask_for
 from serving.errors import QueueFull, StreamBroken, Tier1Failed
-from serving.request.call import Call
 from serving.request.frame import Frame
-from serving.request.tiers import Tiers
 from serving.request.trace import Booking, RequestTrace
-
-
-class DraftConfig(Record):
-    """How long to wait for a draft and what to do when tier 1 is full."""
-
-    first_token_timeout_s: float = Field(30.0, gt=0)
-    idle_timeout_s: float = Field(15.0, gt=0, description="longest gap between two frames of a draft")
-    judge_timeout_s: float = Field(10.0, gt=0, description="for each dear signal of the gate")
-    spill_when_full: bool = Field(False, description="a full tier 1 sends the request to the frontier instead of 429")
 
 
 class GatedDraft:
     """One tier-1 draft behind its gate; after `release`, `trace.verdict` says what happened to it."""
 
-    def __init__(
-        self,
-        call: Call,
-        tiers: Tiers,
-        trace: RequestTrace,
-        gate: GateConfig,
-        config: DraftConfig,
-        policy: PolicyConfig,
-        learned: Learned,
-    ) -> None:
-        self._call, self._tiers, self._trace = call, tiers, trace
-        self._gate, self._config = gate, config
-        self._policy = hold_policy(call.features, policy)
+    def __init__(self, exchange: Exchange) -> None:
+        call, sections = exchange.call, exchange.sections
+        self._exchange = exchange
+        self._policy = hold_policy(call.features, sections.policy)
         self._learned: LearnedGate | None = None
-        if learned.gate is not None:
-            request = (call.target, call.body, call.api, call.features)
-            self._learned = LearnedGate(learned.gate, *request, policy, may_ask_router=tiers.router is not None)
-        self._watch = DraftWatch(gate, call.features)
+        if sections.learned.gate is not None:
+            self._learned = LearnedGate(
+                sections.learned.gate,
+                call.target,
+                call.body,
+                call.api,
+                call.features,
+                sections.policy,
+                may_ask_router=exchange.tiers.router is not None,
+            )
+        self._watch = DraftWatch(sections.gate, call.features)
         self._held: list[Frame] = []
         self._complete = False
 
@@ -66,10 +51,10 @@ class GatedDraft:
         Raises StreamBroken when tier 1 fails after frames were released, Tier1Failed when it was asked for by name and
         fails, QueueFull when it is full and may not spill, InvalidRequest when the engine refuses the request itself.
         """
-        trace, policy = self._trace, self._policy
+        exchange, trace, policy = self._exchange, self._exchange.trace, self._policy
         alone = asked_for_alone(trace)
         releasing = alone or policy.kind is HoldKind.OFF
-        with trace.attempt(AttemptKind.DRAFT, Tier.TIER1, self._tiers.tier1.model) as booking:
+        with trace.attempt(AttemptKind.DRAFT, Tier.TIER1, exchange.tiers.tier1.model) as booking:
             try:
                 async with aclosing(self._frames()) as frames:
                     async for frame in frames:
@@ -91,12 +76,12 @@ class GatedDraft:
                 self._complete = True
             except (Tier1Failed, QueueFull, TimeoutError) as error:
                 booking.error = getattr(error, "code", "tier1_timeout")
-                if releasing and trace.released is not None and self._call.stream:
+                if releasing and trace.released is not None and exchange.call.stream:
                     booking.outcome = AttemptOutcome.BROKEN
                     raise StreamBroken("tier 1 failed after part of its answer was sent; the answer is cut") from error
                 trace.take_back()  # a whole answer leaves in one piece at its end: nobody has seen anything of it
                 booking.outcome = AttemptOutcome.FAILED
-                if isinstance(error, QueueFull) and not self._config.spill_when_full:
+                if isinstance(error, QueueFull) and not exchange.sections.draft.spill_when_full:
                     raise
                 if alone:
                     raise Tier1Failed(f"tier 1 was asked for by name and did not answer: {error}") from error
@@ -122,7 +107,7 @@ class GatedDraft:
 
         Yields nothing when there is no complete draft to show.
         """
-        trace = self._trace
+        trace = self._exchange.trace
         trace.degraded = True
         if trace.verdict is None:
             async with aclosing(self.release()) as frames:
@@ -137,8 +122,9 @@ class GatedDraft:
 
     async def _frames(self) -> AsyncGenerator[Frame, None]:
         """The engine's frames, each within its timeout. Raises TimeoutError."""
-        timeout_s = self._config.first_token_timeout_s
-        async with aclosing(self._tiers.tier1.draft(self._call)) as frames:
+        exchange, config = self._exchange, self._exchange.sections.draft
+        timeout_s = config.first_token_timeout_s
+        async with aclosing(exchange.tiers.tier1.draft(exchange.call)) as frames:
             while True:
                 try:
                     async with asyncio.timeout(timeout_s):
@@ -147,7 +133,7 @@ class GatedDraft:
                     return
                 yield frame
                 if frame.n_tokens or frame.text:
-                    timeout_s = self._config.idle_timeout_s
+                    timeout_s = config.idle_timeout_s
 
     def _observe(self, frame: Frame) -> RejectReason | None:
         lost = self._watch.observe(frame.choice, frame.text, frame.logprobs, frame.n_tokens)
@@ -156,13 +142,14 @@ class GatedDraft:
         return lost
 
     def _hold(self, frame: Frame) -> None:
-        if self._trace.held_since is None:
-            self._trace.held_since = time.perf_counter()
+        trace = self._exchange.trace
+        if trace.held_since is None:
+            trace.held_since = time.perf_counter()
         if frame.data is not None:
             self._held.append(frame)
 
     def _serve(self, booking: Booking, frame: Frame) -> Frame:
-        self._trace.served = booking
+        self._exchange.trace.served = booking
         return frame
 
     async def _rule(self, *, shown: bool = False) -> Verdict:
@@ -170,16 +157,15 @@ class GatedDraft:
 
         shown: the draft is with the client already, so nothing can; but an explored request has every signal bought.
         """
-        call, evidence = self._call, self._watch.evidence()
-        explores = explored(call.request_id, self._gate)
+        call, gate, evidence = self._exchange.call, self._exchange.sections.gate, self._watch.evidence()
+        explores = explored(call.request_id, gate)
         while True:
-            verdict, signal = ruling(call.body, call.features, evidence, self._gate, self._learned)
+            verdict, signal = ruling(call.body, call.features, evidence, gate, self._learned)
             if shown or signal is None:
                 signal = next((s for s in Signal if s not in evidence.asked), None) if explores else None
             if signal is None:
                 return verdict
-            timeout_s = self._config.judge_timeout_s
-            evidence = await buy(signal, call, self._tiers, self._trace, evidence, self._gate, timeout_s)
+            evidence = await ask_for(signal, self._exchange, evidence)
 
 
 def asked_for_alone(trace: RequestTrace) -> bool:

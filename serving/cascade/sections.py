@@ -9,8 +9,16 @@ from routing.gate.config import GateConfig
 from routing.heads.decide import Learned
 from routing.ladder.policy import PolicyConfig, adapter_of
 from routing.records import Record
-from serving.cascade.gated_draft import DraftConfig
 from serving.request.call import Adapter
+
+
+class DraftConfig(Record):
+    """How long to wait for a draft and what to do when tier 1 is full."""
+
+    first_token_timeout_s: float = Field(30.0, gt=0)
+    idle_timeout_s: float = Field(15.0, gt=0, description="longest gap between two frames of a draft")
+    judge_timeout_s: float = Field(10.0, gt=0, description="for each dear signal of the gate")
+    spill_when_full: bool = Field(False, description="a full tier 1 sends the request to the frontier instead of 429")
 
 
 class CascadeConfig(Record):

@@ -3,16 +3,19 @@
 import hashlib
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
 
 from fastapi import Request
 
 from routing.records import Api
-from serving.access.budgets import within_budget
 from serving.access.idempotency import HEADER as IDEMPOTENCY_HEADER
 from serving.access.idempotency import Replay, Token
+from serving.access.keys import Principal
 from serving.cascade.answer import answer
+from serving.cascade.exchange import Exchange
 from serving.errors import LedgerUnavailable
 from serving.gateway.gateway import Gateway
 from serving.gateway.read_call import fits_header, header_id, make_call, read_body
@@ -20,6 +23,73 @@ from serving.gateway.response import AnswerResponse
 from serving.request.call import Call
 from serving.request.frame import Frame
 from serving.request.trace import METADATA_VERSION, RequestTrace
+
+
+@dataclass(slots=True)
+class Answering(Exchange):
+    """One request on its way through the stations.
+
+    token: the right to run this request, None when it carries no idempotency key.
+    """
+
+    gateway: Gateway
+    principal: Principal
+    headers: Mapping[str, str]
+    token: Token | None
+
+
+Frames = AsyncGenerator[Frame, None]
+Following = Callable[[], Frames]  # the rest of the way: what the next station yields
+
+
+def kept_for_retries(exchange: Answering, following: Following) -> Frames:
+    """Remember the frames of a request that carries an idempotency key."""
+    return following() if exchange.token is None else kept(following(), exchange.token)
+
+
+def seen_by_sampler(exchange: Answering, following: Following) -> Frames:
+    """Offer a sampled request's answer for training once its last frame has left."""
+    watched = exchange.gateway.sampler.begin(exchange.call)
+    if watched is None:
+        return following()
+    exchange.settle = watched.settling(exchange.settle)
+    return watched.frames(following(), exchange.trace)
+
+
+def told_in_spans(exchange: Answering, following: Following) -> Frames:
+    """Send the request's spans after its record was settled."""
+    spans = exchange.gateway.spans
+    if spans is not None:
+        exchange.settle = spans.settling(exchange.settle, exchange.trace, exchange.headers)
+    return following()
+
+
+async def within_budget(exchange: Answering, following: Following) -> Frames:
+    """Reserve what the request may cost. A request that its budget refuses is booked like any other that failed."""
+    budgets, trace = exchange.gateway.budgets, exchange.trace
+    try:
+        try:
+            trace.call = await budgets.admit(exchange.principal, exchange.call)
+        except BaseException as error:
+            trace.fail(error)
+            exchange.settle(trace.record())
+            raise
+        async with aclosing(following()) as frames:
+            async for frame in frames:
+                yield frame
+    finally:
+        budgets.release(exchange.call.request_id)  # nothing to do once the cascade has settled
+
+
+STATIONS = (kept_for_retries, seen_by_sampler, told_in_spans, within_budget)  # the first is outermost
+
+
+def frames_of(exchange: Answering) -> Frames:
+    """What the client gets: the cascade's frames, through every station."""
+    following: Following = partial(answer, exchange)
+    for station in reversed(STATIONS):
+        following = partial(station, exchange, following)
+    return following()
 
 
 async def complete(gateway: Gateway, request: Request, api: Api) -> AnswerResponse:
@@ -35,29 +105,13 @@ async def complete(gateway: Gateway, request: Request, api: Api) -> AnswerRespon
     client_id = header_id(request, "x-request-id") or call.request_id
     claim = claim_key(gateway, request, call, raw)
     if isinstance(claim, Replay):
-        return AnswerResponse(
-            replayed(claim),
-            stream=call.stream,
-            include_usage=call.include_usage,
-            headers=lambda: {"x-request-id": client_id, "x-tierwise-replayed": "true"},
-            metadata=lambda: {"version": METADATA_VERSION, "replayed": True, "cost_usd": 0.0},
-            config=gateway.response,
-        )
+        return replay_response(gateway, call, claim, client_id)
     trace = RequestTrace(call, running.config_hash, gateway.cost, started=arrived)
-    watched = gateway.sampler.begin(call)
-    settle = gateway.settle if watched is None else watched.settling(gateway.settle)
-    if gateway.spans is not None:
-        settle = gateway.spans.settling(settle, trace, request.headers)
-    frames = within_budget(
-        gateway.budgets,
-        principal,
-        trace,
-        settle,
-        lambda call: answer(call, gateway.tiers, trace, settle, running.sections),
+    exchange = Answering(
+        trace, gateway.tiers, running.sections, gateway.settle, gateway, principal, request.headers, claim
     )
-    frames = frames if watched is None else watched.frames(frames, trace)
     return AnswerResponse(
-        frames if claim is None else kept(frames, claim),
+        frames_of(exchange),
         stream=call.stream,
         include_usage=call.include_usage,
         headers=lambda: {"x-request-id": client_id, **decision_headers(trace)},
@@ -74,7 +128,7 @@ def claim_key(gateway: Gateway, request: Request, call: Call, raw: bytes) -> Rep
     return gateway.idempotency.begin(call.tenant, key, hashlib.sha256(call.api.encode() + raw).hexdigest())
 
 
-async def kept(frames: AsyncGenerator[Frame, None], token: Token) -> AsyncGenerator[Frame, None]:
+async def kept(frames: Frames, token: Token) -> Frames:
     """The frames, remembered for a retry once they are complete."""
     seen: list[Frame] = []
     try:
@@ -87,8 +141,20 @@ async def kept(frames: AsyncGenerator[Frame, None], token: Token) -> AsyncGenera
         token.abandon()
 
 
-async def replayed(replay: Replay) -> AsyncGenerator[Frame, None]:
-    """The frames of an earlier answer; nobody is called and nothing is billed."""
+def replay_response(gateway: Gateway, call: Call, replay: Replay, client_id: str) -> AnswerResponse:
+    """An earlier answer once more: nobody is called and nothing is billed."""
+    return AnswerResponse(
+        replayed(replay),
+        stream=call.stream,
+        include_usage=call.include_usage,
+        headers=lambda: {"x-request-id": client_id, "x-tierwise-replayed": "true"},
+        metadata=lambda: {"version": METADATA_VERSION, "replayed": True, "cost_usd": 0.0},
+        config=gateway.response,
+    )
+
+
+async def replayed(replay: Replay) -> Frames:
+    """The frames of an earlier answer."""
     for frame in replay.frames:
         yield frame
 

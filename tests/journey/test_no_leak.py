@@ -21,8 +21,8 @@ from routing.records import (
     Usage,
 )
 from serving.cascade.answer import answer
-from serving.cascade.gated_draft import DraftConfig
-from serving.cascade.sections import CascadeConfig, Sections
+from serving.cascade.exchange import Exchange
+from serving.cascade.sections import CascadeConfig, DraftConfig, Sections
 from serving.gateway.response import AnswerResponse, ResponseConfig
 from serving.request.call import Call
 from serving.request.frame import Frame
@@ -106,7 +106,7 @@ async def stream_bytes(tier1: ScriptedTier1, number: int, rows: list[RequestReco
         await asyncio.Event().wait()
 
     response = AnswerResponse(
-        answer(call, tiers, trace, rows.append, sections),
+        answer(Exchange(trace, tiers, sections, rows.append)),
         stream=True,
         include_usage=True,
         headers=dict,

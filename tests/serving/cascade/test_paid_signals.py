@@ -7,6 +7,7 @@ import pytest
 
 from routing.cost.attempt import CostConfig
 from routing.gate.config import GateConfig
+from routing.ladder.policy import PolicyConfig
 from routing.records import (
     Agreement,
     Api,
@@ -18,7 +19,9 @@ from routing.records import (
     RequestFeatures,
     Signal,
 )
-from serving.cascade.paid_signals import buy
+from serving.cascade.exchange import Exchange
+from serving.cascade.paid_signals import ask_for
+from serving.cascade.sections import CascadeConfig, DraftConfig, Sections
 from serving.errors import RouterFailed
 from serving.request.call import Call
 from serving.request.tiers import Tiers
@@ -27,6 +30,7 @@ from tests.journey.scripted import ScriptedRouter, ScriptedTier1
 from tests.journey.test_no_leak import InstantFrontier
 
 GATE = GateConfig(n_samples=2)
+SECTIONS = Sections(PolicyConfig(), GATE, DraftConfig(judge_timeout_s=0.2), CascadeConfig())
 
 
 def evidence(*texts: str) -> DraftEvidence:
@@ -47,7 +51,7 @@ async def bought(
     signal: Signal, trace: RequestTrace, router: ScriptedRouter | None, tier1: ScriptedTier1, draft: DraftEvidence
 ) -> DraftEvidence:
     tiers = Tiers(router=router, tier1=tier1, frontier=InstantFrontier())
-    return await buy(signal, trace.call, tiers, trace, draft, GATE, 0.2)
+    return await ask_for(signal, Exchange(trace, tiers, SECTIONS, settle=[].append), draft)
 
 
 async def test_every_choice_is_judged_and_the_worst_counts() -> None:
