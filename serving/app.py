@@ -121,8 +121,8 @@ class Ingress:
         keep_replica_on_loopback()
         tokenizer = PromptTokenizer(Path(model_path(config.tier1.model)))
         own = EngineClient(tier1, config.tier1)
-        if own.board is not None and forwarder is not None:
-            LoadExchange(own.board, asks(forwarder))
+        if own.tracker is not None and forwarder is not None:
+            LoadExchange(own.tracker, asks(forwarder))
         self._gateway = build_gateway(
             config,
             own,
@@ -131,8 +131,8 @@ class Ingress:
         )
         if config.gateway.replicas > 1:
             self._gateway.replica_id = serve.get_replica_context().replica_id.unique_id
-        if own.board is not None:
-            self._gateway.telemetry.watch(own.board)
+        if own.tracker is not None:
+            self._gateway.telemetry.watch(own.tracker)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The name Ray Serve looks for; called after the constructor."""

@@ -16,7 +16,8 @@ from ray.serve.handle import DeploymentHandle
 
 from serving.engine.config import EngineConfig
 from serving.errors import QueueFull, RouterFailed, StackError, Tier1Failed
-from serving.replicas.tracker import ReplicaTracker, routed_prompt, shared_tracker
+from serving.replicas.routed_prompt import routed_prompt
+from serving.replicas.tracker import ReplicaTracker, shared_tracker
 from serving.request.call import Adapter, Call
 from serving.request.frame import Frame, RouterScore
 from serving.request.payloads import DraftPayload, ScorePayload
@@ -68,7 +69,7 @@ class EngineClient:
         self.model = config.model
         self.max_context_tokens = config.max_context_tokens
         self._handle, self._engine = handle, Methods(handle)
-        self.board = (
+        self.tracker = (
             shared_tracker(handle.app_name, handle.deployment_name, config.replica_routing)
             if config.routes_by_cache
             else None
@@ -86,28 +87,28 @@ class EngineClient:
             call.session_id,
             call.adapter,
         )
-        frames = self._generate(payload) if self.board is None else self._chosen(payload, self.board)
+        frames = self._generate(payload) if self.tracker is None else self._chosen(payload, self.tracker)
         async with aclosing(frames):
             async for frame in frames:
                 yield frame
 
-    async def _chosen(self, payload: DraftPayload, board: ReplicaTracker) -> AsyncGenerator[Frame, None]:
-        """Tell the board what becomes of the request, and the caller how its replica was chosen."""
-        board.expect(routed_prompt(payload))
+    async def _chosen(self, payload: DraftPayload, tracker: ReplicaTracker) -> AsyncGenerator[Frame, None]:
+        """Tell the tracker what becomes of the request, and the caller how its replica was chosen."""
+        tracker.expect(routed_prompt(payload))
         told = prefilled = False
         try:
             async with aclosing(self._generate(payload)) as frames:
                 async for frame in frames:
                     if not prefilled and (frame.n_tokens or frame.text or frame.usage):
                         prefilled = True
-                        board.prefilled(payload.request_id)
+                        tracker.prefilled(payload.request_id)
                     if told:
                         yield frame
                     else:
                         told = True
-                        yield replace(frame, replica_choice=board.choice(payload.request_id))
+                        yield replace(frame, replica_choice=tracker.choice(payload.request_id))
         finally:
-            board.release(payload.request_id)
+            tracker.release(payload.request_id)
 
     async def _generate(self, payload: DraftPayload) -> AsyncGenerator[Frame, None]:
         frames = self._engine.draft.remote(payload)

@@ -47,11 +47,11 @@ class Engine:
         self._config = config
         self._replica_id = serve.get_replica_context().replica_id.unique_id
         self._clock = SharedClock()
-        self._leash = ChildGuard()  # before the first process of the engine
+        self._child_guard = ChildGuard()  # before the first process of the engine
         flags = config.flags()
         self._vllm = await VllmEngine.start(flags)
         self._tokenizer = copy.deepcopy(self._vllm.tokenizer)  # of our own: vLLM uses its one in other threads
-        self._shelf = AdapterLoader(self._vllm.load_lora, Path(str(flags["model"])))
+        self._adapters = AdapterLoader(self._vllm.load_lora, Path(str(flags["model"])))
         self._prompts = RouterPrompts.build(self._tokenizer, config.max_context_tokens)
         self._tokens_seen = 0
         self._proof_at = -math.inf  # perf_counter of the last proof that tokens come out
@@ -65,7 +65,7 @@ class Engine:
     async def draft(self, payload: DraftPayload) -> AsyncGenerator[Frame, None]:
         """Generate; see tiers.DraftEngine. Closing the generator aborts the request in vLLM."""
         model = self._config.model if payload.adapter is None else payload.adapter.served_as
-        if payload.adapter is not None and (why := await self._shelf.load(payload.adapter)) is not None:
+        if payload.adapter is not None and (why := await self._adapters.load(payload.adapter)) is not None:
             raise Tier1Failed(f"the adapter {model} is not served: {why}")
         framer = Framer(model, self._replica_id)
         ticket = self._clock.enter(time.perf_counter())
@@ -90,7 +90,7 @@ class Engine:
 
     async def load_adapter(self, adapter: Adapter) -> str | None:
         """Have an adapter ready before the first request for it; why not, when it is refused."""
-        return await self._shelf.load(adapter)
+        return await self._adapters.load(adapter)
 
     async def score(self, payload: ScorePayload) -> RouterScore:
         """Ask the router model one yes/no question; p_yes is its softmax over both labels."""

@@ -108,7 +108,7 @@ class Live:
     budgets: Budgets
     engines: Mapping[Tier, AskStats]
     in_flight: Callable[[], int]
-    boards: Sequence[ReplicaTracker]
+    trackers: Sequence[ReplicaTracker]
     registry: Path | None
 
 
@@ -134,7 +134,7 @@ def add_dashboard_routes(app: FastAPI, ledger: LedgerConfig, live: Live) -> None
             generated_at=datetime.now(UTC).isoformat(timespec="seconds"),
             in_flight=live.in_flight(),
             engines=list(await asyncio.gather(*(engine(tier, ask) for tier, ask in live.engines.items()))),
-            replicas=[seat for board in live.boards for seat in seats(board)],
+            replicas=[replica for tracker in live.trackers for replica in tracked_replicas(tracker)],
             budgets=[shown(state) for state in await live.budgets.states()],
             promotions=await asyncio.to_thread(promotions, live.registry),
             latest=await asyncio.to_thread(latest, ledger),
@@ -177,17 +177,17 @@ async def engine(tier: Tier, ask: AskStats) -> dict[str, Any]:
     return {"tier": tier, **asdict(stats), "prefix_hit_ratio": stats.prompt_tokens_cached / asked if asked else None}
 
 
-def seats(board: ReplicaTracker) -> list[dict[str, Any]]:
+def tracked_replicas(tracker: ReplicaTracker) -> list[dict[str, Any]]:
     """The queues that the choice of a replica goes by."""
     return [
         {
-            "replica_id": seat.replica_id,
-            "mode": seat.mode,
-            "waiting": seat.load.waiting,
-            "outstanding": seat.load.outstanding,
-            "prefill_tokens_per_s": seat.load.speed.tokens_per_s,
+            "replica_id": replica.replica_id,
+            "mode": replica.mode,
+            "waiting": replica.load.waiting,
+            "outstanding": replica.load.outstanding,
+            "prefill_tokens_per_s": replica.load.speed.tokens_per_s,
         }
-        for seat in board.seats.values()
+        for replica in tracker.replicas.values()
     ]
 
 

@@ -128,7 +128,7 @@ def live(gateway: Gateway) -> Live:
         gateway.budgets,
         engines,
         lambda: gateway.telemetry.in_flight_now,
-        gateway.telemetry.boards,
+        gateway.telemetry.trackers,
         gateway.releases.registry,
     )
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-VARIABLE = "TIERWISE_LEASH"
+VARIABLE = "TIERWISE_CHILD_GUARD"
 AGAIN_S = 0.2
 
 

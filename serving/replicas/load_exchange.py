@@ -90,17 +90,17 @@ def asks(handle: DeploymentHandle) -> Callable[[], Awaitable[Addresses]]:
 
 
 class LoadExchange(LoadNews):
-    """One ingress process's end: sends its board's news, feeds the others' to its board, which runs it."""
+    """One ingress process's end: sends its tracker's news, feeds the others' to its tracker, which runs it."""
 
     alone = False
 
     def __init__(
         self,
-        board: ReplicaTracker,
+        tracker: ReplicaTracker,
         addresses: Callable[[], Awaitable[Addresses]],
         silent_after_s: float = SILENT_AFTER_S,
     ) -> None:
-        self._board = board
+        self._tracker = tracker
         self._silent_after_s = silent_after_s
         self._addresses = addresses
         self._sender = uuid.uuid4().hex
@@ -108,7 +108,7 @@ class LoadExchange(LoadNews):
         self._echo_at = 0.0  # perf_counter when a message of our own last came back: the forwarder lives
         self._heard: dict[str, float] = {}
         self._booked: dict[str, set[str]] = {}
-        board.news = self
+        tracker.news = self
 
     @property
     def others(self) -> int:
@@ -182,19 +182,19 @@ class LoadExchange(LoadNews):
             case "booked":
                 booked.add(message.request_id)
                 decided_at = now - min(MAX_DELAY_S, max(0.0, time.time() - message.sent_at))
-                self._board.booked_elsewhere(
+                self._tracker.remote.booked(
                     message.request_id, message.replica_id, message.input_tokens, message.uncached_tokens, decided_at
                 )
             case "prefilled":
-                self._board.prefilled_elsewhere(message.request_id)
+                self._tracker.remote.prefilled(message.request_id)
             case "released":
                 booked.discard(message.request_id)
-                self._board.released_elsewhere(message.request_id)
+                self._tracker.remote.released(message.request_id)
             case "mirrored":
-                self._board.mirrored_elsewhere(message.replica_id, array("Q", message.keys))
+                self._tracker.remote.mirrored(message.replica_id, array("Q", message.keys))
 
     def _forget_the_silent(self, now: float) -> None:
         for sender in [sender for sender, at in self._heard.items() if now - at > self._silent_after_s]:
             del self._heard[sender]
             for request_id in self._booked.pop(sender, ()):
-                self._board.released_elsewhere(request_id)
+                self._tracker.remote.released(request_id)

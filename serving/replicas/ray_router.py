@@ -1,4 +1,4 @@
-"""Ray Serve's request router for a deployment with several replicas: gathers, asks the board, and does what it says.
+"""Ray Serve's request router for a deployment with several replicas: gathers, asks the tracker, and does what it says.
 
 One instance per handle; they share their process's `ReplicaTracker`. Nothing in here waits for anything outside.
 """
@@ -15,7 +15,8 @@ from ray.serve._private.request_router.replica_wrapper import RunningReplica
 from ray.serve.request_router import RequestRouter
 
 from serving.replicas.config import ReplicaRoutingConfig
-from serving.replicas.tracker import RoutedPrompt, routed_prompt, shared_tracker
+from serving.replicas.routed_prompt import RoutedPrompt, routed_prompt
+from serving.replicas.tracker import shared_tracker
 from serving.request.payloads import DraftPayload
 
 
@@ -29,14 +30,16 @@ class KvAwareRouter(RequestRouter):  # type: ignore[misc]  # Ray is untyped here
     def initialize_state(self, config: dict[str, Any]) -> None:
         """Called by Serve with `request_router_kwargs`."""
         deployment = self._deployment_id
-        self._board = shared_tracker(deployment.app_name, deployment.name, ReplicaRoutingConfig.model_validate(config))
+        self._tracker = shared_tracker(
+            deployment.app_name, deployment.name, ReplicaRoutingConfig.model_validate(config)
+        )
         self._random = random.Random()  # noqa: S311 - spreads load
         self._waiting: dict[int, PendingRequest] = {}  # by the identity of their metadata
         self._sent: defaultdict[str, list[str]] = defaultdict(list)  # Serve's id of a request -> ours
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """Serve's hook: who runs now."""
-        self._board.set_replicas({r.replica_id.unique_id: r.replica_metadata for r in replicas})
+        self._tracker.set_replicas({r.replica_id.unique_id: r.replica_metadata for r in replicas})
         super().update_replicas(replicas)
 
     async def choose_replicas(
@@ -53,7 +56,7 @@ class KvAwareRouter(RequestRouter):  # type: ignore[misc]  # Ray is untyped here
         # A full replica would be asked for its queue, and the request would wait for the answer.
         free = self.select_available_replicas(candidate_replicas) or candidate_replicas
         by_id = {replica.replica_id.unique_id: replica for replica in free}
-        ranked = self._board.rank(prompt, list(by_id))
+        ranked = self._tracker.rank(prompt, list(by_id))
         if not ranked:
             return self._two(free)
         return [[by_id[replica_id]] for replica_id in ranked]
@@ -62,21 +65,21 @@ class KvAwareRouter(RequestRouter):  # type: ignore[misc]  # Ray is untyped here
         """Serve's hook: a replica accepted the request."""
         prompt = prompt_of(pending_request)
         if prompt is not None:
-            self._board.routed(prompt.request_id, replica_id.unique_id)
+            self._tracker.routed(prompt.request_id, replica_id.unique_id)
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
         """Serve's hook: a call is over, whichever way, refusals included."""
         ours = self._sent.get(internal_request_id, [])
         # Calls made for one request of the gateway share Serve's id.
-        ended = next((request_id for request_id in ours if self._board.is_at(request_id, replica_id.unique_id)), None)
+        ended = next((request_id for request_id in ours if self._tracker.is_at(request_id, replica_id.unique_id)), None)
         if ended is not None:
             self._forget(internal_request_id, ended)
-            self._board.call_ended(ended)
+            self._tracker.call_ended(ended)
 
     def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
         """Serve's hook: found dead before the controller said so."""
         super().on_replica_actor_died(replica_id)
-        self._board.remove_replica(replica_id.unique_id)
+        self._tracker.remove_replica(replica_id.unique_id)
 
     def _two(self, replicas: list[RunningReplica]) -> list[list[RunningReplica]]:
         """Power of two choices: one rank of two, of which Serve takes the shorter queue."""
@@ -96,7 +99,7 @@ class KvAwareRouter(RequestRouter):  # type: ignore[misc]  # Ray is untyped here
         self._waiting.pop(id(pending.metadata), None)
         if future.cancelled() and prompt is not None:  # its caller left; no call was made that could end
             self._forget(pending.metadata.internal_request_id, prompt.request_id)
-            self._board.call_ended(prompt.request_id)
+            self._tracker.call_ended(prompt.request_id)
 
     def _forget(self, internal_request_id: str, request_id: str) -> None:
         ours = self._sent[internal_request_id]

@@ -1,4 +1,4 @@
-"""One replica on a board: its queue, and the best knowledge of its cache that can be had."""
+"""One replica on a tracker: its queue, and the best knowledge of its cache that can be had."""
 
 import asyncio
 import logging
@@ -84,7 +84,7 @@ class TrackedReplica:
         """Whether it has to be told what it was sent."""
         return self.host is not None or isinstance(self.blocks, MirrorBlocks)
 
-    def look(self, now: float) -> None:
+    def update_mode(self, now: float) -> None:
         """Model a replica whose events stay away although it runs, and follow it again when they come back."""
         follower = self.follower
         if follower is None or self.task is None:

@@ -1,6 +1,6 @@
 """What this process knows of a deployment's replicas, and the one place where a request meets that knowledge.
 
-A board gathers (blocks, queues, speed, sessions), asks `rank_replicas` and books. It knows neither Ray nor vLLM: the
+A tracker gathers (blocks, queues, speed, sessions), asks `rank_replicas` and books. It knows neither Ray nor vLLM: the
 request router (replica_router.py) tells it who is there and who was chosen, the tier (engine.py) when a first token
 came, followers (kv_events.py) what each cache holds. One per process and deployment, used from one event loop.
 """
@@ -10,35 +10,21 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import xxhash
 
 from routing.records import ReplicaChoice, ReplicaMode
-from routing.replicas.kv_blocks import BlockIndex, block_keys, root_key
+from routing.replicas.kv_blocks import BlockIndex
 from routing.replicas.load import Arrivals, PrefillRate, ReplicaLoad, UnseenWork
 from routing.replicas.rank import NoReplicaAvailable, Prompt, ReplicaState, rank_replicas
+from serving.replicas.cached_prefix import PromptKeys, cached_prefixes
 from serving.replicas.config import ReplicaRoutingConfig
 from serving.replicas.kv_events import EventCounts
 from serving.replicas.load_news import LoadNews
+from serving.replicas.remote_load import RemoteLoad
 from serving.replicas.replica import TrackedReplica
-from serving.request.payloads import DraftPayload
-
-
-class RoutedPrompt(NamedTuple):
-    """What a board has to know of a request: nothing that the engine does not get as well."""
-
-    request_id: str
-    prompt_token_ids: Sequence[int]
-    cache_salt: str
-    session_id: str | None
-    lora_name: str | None = None
-
-
-def routed_prompt(payload: DraftPayload) -> RoutedPrompt:
-    """What a board has to know of a draft; its adapter is part of what its KV blocks are found by."""
-    lora_name = None if payload.adapter is None else payload.adapter.served_as
-    return RoutedPrompt(payload.request_id, payload.prompt_token_ids, payload.cache_salt, payload.session_id, lora_name)
+from serving.replicas.routed_prompt import RoutedPrompt
 
 
 @dataclass(slots=True)
@@ -47,11 +33,14 @@ class Open:
 
     prompt: RoutedPrompt
     expected: bool
-    keys: dict[int, list[int]] = field(default_factory=dict)  # by block size
+    keys: PromptKeys = field(init=False)
     uncached_tokens: dict[str, int] = field(default_factory=dict)
     choice: ReplicaChoice | None = None
     booked: str | None = None
     mirrored: bool = False
+
+    def __post_init__(self) -> None:
+        self.keys = PromptKeys(self.prompt)
 
 
 @dataclass(slots=True)
@@ -73,13 +62,13 @@ class ReplicaTracker:
         self.counts = TrackerCounts()
         self.index = BlockIndex()
         self.host_index = BlockIndex()
-        self.seats: dict[str, TrackedReplica] = {}
+        self.replicas: dict[str, TrackedReplica] = {}
         self.news = LoadNews() if news is None else news
         self.unseen = UnseenWork()
         self.arrivals = Arrivals()
         self.tier_rate = PrefillRate(config.cost.prefill_tokens_per_s)
         self._open: dict[str, Open] = {}
-        self._elsewhere: dict[str, str] = {}  # request of another process -> its replica
+        self.remote = RemoteLoad(self.replicas, self._open, self.unseen, self.arrivals)
         self._sessions: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._exchange: asyncio.Task[None] | None = None
@@ -92,11 +81,11 @@ class ReplicaTracker:
         self._loop = asyncio.get_running_loop()
         if self._exchange is None:
             self._exchange = asyncio.create_task(self.news.run(), name="load-exchange")
-        for gone in [replica_id for replica_id in self.seats if replica_id not in metadata]:
+        for gone in [replica_id for replica_id in self.replicas if replica_id not in metadata]:
             self.remove_replica(gone)
         for replica_id, facts in metadata.items():
-            if replica_id not in self.seats:
-                self.seats[replica_id] = TrackedReplica(
+            if replica_id not in self.replicas:
+                self.replicas[replica_id] = TrackedReplica(
                     replica_id,
                     facts,
                     ReplicaLoad(self.tier_rate),
@@ -109,14 +98,14 @@ class ReplicaTracker:
 
     def remove_replica(self, replica_id: str) -> None:
         """A replica is gone, and with it all it held and had to do; unknown ids are fine."""
-        seat = self.seats.pop(replica_id, None)
-        if seat is None:
+        replica = self.replicas.pop(replica_id, None)
+        if replica is None:
             return
-        seat.close()
+        replica.close()
         for entry in self._open.values():
             if entry.booked == replica_id:
                 entry.booked = None
-        self._elsewhere = {request: to for request, to in self._elsewhere.items() if to != replica_id}
+        self.remote.remove_replica(replica_id)
 
     def expect(self, prompt: RoutedPrompt) -> None:
         """A request is about to be routed; it is kept until `release`."""
@@ -133,12 +122,12 @@ class ReplicaTracker:
             entry = self._open[prompt.request_id] = Open(prompt, expected=False)
         if entry.choice is None:
             self.unseen.decided(started)
-        seats = [seat for replica_id in candidates if (seat := self.seats.get(replica_id)) is not None]
-        states = self._states(entry, seats, started)
+        replicas = [replica for replica_id in candidates if (replica := self.replicas.get(replica_id)) is not None]
+        states = self._states(entry, replicas, started)
         last = None if prompt.session_id is None else self._sessions.get((prompt.cache_salt, prompt.session_id))
         seed = xxhash.xxh3_64_intdigest(prompt.request_id.encode())
         try:
-            if all(seat.blocks is None for seat in seats):
+            if all(replica.blocks is None for replica in replicas):
                 raise NoReplicaAvailable(f"nothing is known of the caches of {len(candidates)} replicas")
             ranked = rank_replicas(
                 Prompt(len(prompt.prompt_token_ids), last, seed),
@@ -152,29 +141,29 @@ class ReplicaTracker:
             return []
         best = ranked[0]
         entry.uncached_tokens = {r.replica_id: r.uncached_tokens for r in ranked}
-        self._decided(entry, self.seats[best.replica_id].mode, best.cached_tokens + best.host_tokens, started)
+        self._decided(entry, self.replicas[best.replica_id].mode, best.cached_tokens + best.host_tokens, started)
         self._book(entry, best.replica_id)
         return [replica.replica_id for replica in ranked]
 
     def routed(self, request_id: str, replica_id: str) -> None:
         """A replica accepted the request; corrects the booking when it is not the first choice."""
         entry = self._open.get(request_id)
-        if entry is None or replica_id not in self.seats:
+        if entry is None or replica_id not in self.replicas:
             return
-        seat = self.seats[replica_id]
+        replica = self.replicas[replica_id]
         if entry.booked != replica_id:
             self._book(entry, replica_id)
             if entry.choice is not None and entry.choice.mode is not ReplicaMode.FALLBACK:
                 tokens = len(entry.prompt.prompt_token_ids)
                 cached_tokens = tokens - entry.uncached_tokens.get(replica_id, tokens)
-                choice = {"mode": seat.mode, "expected_cached_tokens": cached_tokens}
+                choice = {"mode": replica.mode, "expected_cached_tokens": cached_tokens}
                 entry.choice = entry.choice.model_copy(update=choice)
         if entry.prompt.session_id is not None:
             self._remember(entry.prompt.cache_salt, entry.prompt.session_id, replica_id)
-        if seat.is_modelled and not entry.mirrored:
+        if replica.is_modelled and not entry.mirrored:
             entry.mirrored = True
             # A millisecond per thousand blocks that the request need not wait for.
-            asyncio.get_running_loop().call_soon(self._mirror, seat, self._keys(entry, seat))
+            asyncio.get_running_loop().call_soon(self._mirror, replica, entry.keys.of(replica))
 
     def prefilled(self, request_id: str) -> None:
         """The first token came; unknown or repeated ids are fine. May be called from another thread."""
@@ -202,36 +191,6 @@ class ReplicaTracker:
         entry = self._open.get(request_id)
         return None if entry is None else entry.choice
 
-    def booked_elsewhere(
-        self, request_id: str, replica_id: str, input_tokens: int, uncached_tokens: int, decided_at: float
-    ) -> None:
-        """News of another ingress process. decided_at: perf_counter of this machine."""
-        seat = self.seats.get(replica_id)
-        if seat is None or request_id in self._open:
-            return
-        self.released_elsewhere(request_id)
-        self._elsewhere[request_id] = replica_id
-        work_s = seat.load.book(request_id, input_tokens, uncached_tokens, time.perf_counter())
-        self.unseen.booked_elsewhere(decided_at, work_s)
-        self.arrivals.observe(decided_at, work_s)
-
-    def prefilled_elsewhere(self, request_id: str) -> None:
-        """Likewise: its first token came."""
-        seat = self.seats.get(self._elsewhere.get(request_id, ""))
-        if seat is not None:
-            seat.load.prefilled(request_id, time.perf_counter())
-
-    def released_elsewhere(self, request_id: str) -> None:
-        """Likewise: it is over."""
-        seat = self.seats.get(self._elsewhere.pop(request_id, ""))
-        if seat is not None:
-            seat.load.release(request_id, time.perf_counter())
-
-    def mirrored_elsewhere(self, replica_id: str, keys: Sequence[int]) -> None:
-        """Likewise: a replica whose cache or host memory is modelled was sent these blocks."""
-        if (seat := self.seats.get(replica_id)) is not None:
-            seat.used(keys)
-
     @property
     def open_requests(self) -> int:
         """Requests ranked here and not released."""
@@ -239,53 +198,31 @@ class ReplicaTracker:
 
     def modes(self) -> Counter[ReplicaMode]:
         """How many replicas are known how well."""
-        return Counter(seat.mode for seat in self.seats.values())
+        return Counter(replica.mode for replica in self.replicas.values())
 
     def close(self) -> None:
         """Forget every replica and listen to nobody."""
         if self._exchange is not None:
             self._exchange.cancel()
-        for replica_id in list(self.seats):
+        for replica_id in list(self.replicas):
             self.remove_replica(replica_id)
 
-    def _states(self, entry: Open, seats: Sequence[TrackedReplica], now: float) -> list[ReplicaState]:
-        for seat in seats:
-            seat.look(now)
-        in_gpu: dict[int, dict[str, int]] = {}
-        in_host: dict[int, dict[str, int]] = {}
-        states = []
-        for seat in seats:
-            cached_blocks = host_blocks = 0
-            if seat.blocks is not None and (size := seat.block_size_tokens):
-                # The last token is always computed, so a block that holds it cannot be reused.
-                usable = (len(entry.prompt.prompt_token_ids) - 1) // size
-                keys = self._keys(entry, seat)[:usable]
-                if size not in in_gpu:
-                    in_gpu[size] = self.index.match(keys)
-                cached_blocks = seat.cached_blocks(keys, in_gpu[size][seat.replica_id])
-                if seat.host is not None:
-                    if size not in in_host:
-                        in_host[size] = self.host_index.match(keys)
-                    host_blocks = max(0, in_host[size][seat.replica_id] - cached_blocks)
-            states.append(
-                seat.load.state(
-                    seat.replica_id,
-                    now,
-                    cached_tokens=cached_blocks * (seat.block_size_tokens or 0),
-                    resident_blocks=0 if seat.blocks is None else len(seat.blocks),
-                    host_tokens=host_blocks * (seat.block_size_tokens or 0),
-                    healthy=seat.healthy,
-                )
+    def _states(self, entry: Open, replicas: Sequence[TrackedReplica], now: float) -> list[ReplicaState]:
+        for replica in replicas:
+            replica.update_mode(now)
+        tokens = len(entry.prompt.prompt_token_ids)
+        prefixes = cached_prefixes(entry.keys, tokens, replicas, self.index, self.host_index)
+        return [
+            replica.load.state(
+                replica.replica_id,
+                now,
+                cached_tokens=prefix.cached_tokens,
+                resident_blocks=0 if replica.blocks is None else len(replica.blocks),
+                host_tokens=prefix.host_tokens,
+                healthy=replica.healthy,
             )
-        return states
-
-    def _keys(self, entry: Open, seat: TrackedReplica) -> list[int]:
-        size = seat.block_size_tokens
-        assert size is not None
-        if size not in entry.keys:
-            root = root_key(entry.prompt.cache_salt, entry.prompt.lora_name)
-            entry.keys[size] = block_keys(entry.prompt.prompt_token_ids, size, root)
-        return entry.keys[size]
+            for replica, prefix in zip(replicas, prefixes, strict=True)
+        ]
 
     def _decided(self, entry: Open, mode: ReplicaMode, cached_tokens: int | None, started: float) -> None:
         if entry.choice is None:  # a request that waits for room is ranked again and counted once
@@ -302,27 +239,27 @@ class ReplicaTracker:
         request_id, tokens = entry.prompt.request_id, len(entry.prompt.prompt_token_ids)
         uncached = entry.uncached_tokens.get(replica_id, tokens)
         now = time.perf_counter()
-        seat = self.seats[replica_id]
-        work_s = seat.load.book(request_id, tokens, uncached, now)
-        if seat.block_size_tokens:
-            seat.begins(self._keys(entry, seat))
+        replica = self.replicas[replica_id]
+        work_s = replica.load.book(request_id, tokens, uncached, now)
+        if replica.block_size_tokens:
+            replica.begins(entry.keys.of(replica))
         entry.booked = replica_id
         self.arrivals.observe(now, work_s)
         self.news.booked(request_id, replica_id, tokens, uncached)
 
     def _cancel_booking(self, entry: Open) -> None:
         if entry.booked is not None:
-            seat = self.seats[entry.booked]
-            seat.load.release(entry.prompt.request_id, time.perf_counter())
-            if seat.block_size_tokens:
-                seat.ends(self._keys(entry, seat))
+            replica = self.replicas[entry.booked]
+            replica.load.release(entry.prompt.request_id, time.perf_counter())
+            if replica.block_size_tokens:
+                replica.ends(entry.keys.of(replica))
             self.news.released(entry.prompt.request_id, entry.booked)
             entry.booked = None
 
     def _prefilled(self, request_id: str) -> None:
         entry = self._open.get(request_id)
         if entry is not None and entry.booked is not None:
-            self.seats[entry.booked].load.prefilled(request_id, time.perf_counter())
+            self.replicas[entry.booked].load.prefilled(request_id, time.perf_counter())
             self.news.prefilled(request_id, entry.booked)
 
     def _release(self, request_id: str) -> None:
@@ -330,10 +267,10 @@ class ReplicaTracker:
         if entry is not None:
             self._cancel_booking(entry)
 
-    def _mirror(self, seat: TrackedReplica, keys: Sequence[int]) -> None:
-        if self.seats.get(seat.replica_id) is seat:
-            seat.used(keys)
-            self.news.mirrored(seat.replica_id, keys)
+    def _mirror(self, replica: TrackedReplica, keys: Sequence[int]) -> None:
+        if self.replicas.get(replica.replica_id) is replica:
+            replica.used(keys)
+            self.news.mirrored(replica.replica_id, keys)
 
     def _remember(self, salt: str, session_id: str, replica_id: str) -> None:
         key = (salt, session_id)
@@ -354,9 +291,9 @@ class ReplicaTracker:
             self._loop.call_soon_threadsafe(call, request_id)
 
 
-_boards: dict[tuple[str, str], ReplicaTracker] = {}
+_trackers: dict[tuple[str, str], ReplicaTracker] = {}
 
 
 def shared_tracker(application: str, deployment: str, config: ReplicaRoutingConfig) -> ReplicaTracker:
-    """This process's board of a deployment, made when first asked for: every handle's router and the tier share it."""
-    return _boards.setdefault((application, deployment), ReplicaTracker(config))
+    """This process's one tracker of a deployment. Every handle's router and the tier share it."""
+    return _trackers.setdefault((application, deployment), ReplicaTracker(config))

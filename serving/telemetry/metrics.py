@@ -30,7 +30,7 @@ class Telemetry:
 
     def __init__(self, config_hash: str, ledger: Ledger | None = None) -> None:
         self.registry = CollectorRegistry()
-        self.boards: list[ReplicaTracker] = []
+        self.trackers: list[ReplicaTracker] = []
         counter = partial(Counter, registry=self.registry)
         gauge = partial(Gauge, registry=self.registry)
         histogram = partial(Histogram, registry=self.registry, buckets=LATENCY_BUCKETS_S)
@@ -155,10 +155,10 @@ class Telemetry:
             if name != "replica_id":
                 self.engine.labels(tier, name).set(value)
 
-    def watch(self, board: ReplicaTracker) -> None:
-        """Show what the choice of a replica goes by; the board of a tier with several replicas."""
-        self.boards.append(board)
-        self.registry.register(ReplicaCollector(board))
+    def watch(self, tracker: ReplicaTracker) -> None:
+        """Show what the choice of a replica goes by; the tracker of a tier with several replicas."""
+        self.trackers.append(tracker)
+        self.registry.register(ReplicaCollector(tracker))
 
     @property
     def in_flight_now(self) -> int:
@@ -190,14 +190,14 @@ class LedgerCollector(Collector):
 
 
 class ReplicaCollector(Collector):
-    """What a board knows and has done, read when scraped. Replicas are counted by mode, never named."""
+    """What a tracker knows and has done, read when scraped. Replicas are counted by mode, never named."""
 
-    def __init__(self, board: ReplicaTracker) -> None:
-        self._board = board
+    def __init__(self, tracker: ReplicaTracker) -> None:
+        self._tracker = tracker
 
     def collect(self) -> Iterable[CounterMetricFamily | GaugeMetricFamily]:
         """Modes, decisions and their time, expected tokens, events."""
-        counts, modes = self._board.counts, self._board.modes()
+        counts, modes = self._tracker.counts, self._tracker.modes()
         replicas = GaugeMetricFamily("tierwise_replicas", "Replicas by what is known of their caches", labels=["mode"])
         decisions = CounterMetricFamily("tierwise_replica_decisions", "Choices of a replica", labels=["mode"])
         for mode in ReplicaMode:
@@ -216,8 +216,8 @@ class ReplicaCollector(Collector):
         for name, value in asdict(counts.events).items():
             events.add_metric([name], value)
         yield events
-        yield GaugeMetricFamily("tierwise_kv_index_blocks", "Distinct KV blocks known", value=len(self._board.index))
-        yield GaugeMetricFamily("tierwise_kv_index_bytes", "Bytes of their index", value=self._board.index.nbytes)
-        yield GaugeMetricFamily("tierwise_replica_open_requests", "Requests booked", value=self._board.open_requests)
-        others = self._board.news.others
+        yield GaugeMetricFamily("tierwise_kv_index_blocks", "Distinct KV blocks known", value=len(self._tracker.index))
+        yield GaugeMetricFamily("tierwise_kv_index_bytes", "Bytes of their index", value=self._tracker.index.nbytes)
+        yield GaugeMetricFamily("tierwise_replica_open_requests", "Requests booked", value=self._tracker.open_requests)
+        others = self._tracker.news.others
         yield GaugeMetricFamily("tierwise_gateways_heard", "Other gateway processes that share load", value=others)

@@ -62,11 +62,11 @@ async def engines(ray_local: None, weights: Path) -> AsyncGenerator[tuple[Engine
     lora = LoraSettings(max_rank=RANK, max_active=2, max_loaded=2)
     config = EngineConfig(**SETTINGS, model_path=str(weights), replicas=2, max_queued_requests=64, lora=lora)
     tier = EngineClient(serve.run(engine_deployment("adapted", config), name="adapted", route_prefix=None), config)
-    assert tier.board is not None
+    assert tier.tracker is not None
     await tier.probe()
-    await followed(tier.board, 2)
-    yield tier, tier.board
-    tier.board.close()
+    await followed(tier.tracker, 2)
+    yield tier, tier.tracker
+    tier.tracker.close()
     serve.delete("adapted")
 
 

@@ -61,17 +61,17 @@ def weights(models: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def replicas(ray_local: None, weights: str) -> AsyncGenerator[tuple[EngineClient, Any, ReplicaTracker], None]:
-    """(the tier, its handle, its board) once all three engines are followed."""
+    """(the tier, its handle, its tracker) once all three engines are followed."""
     from ray import serve
 
     config = EngineConfig(**SETTINGS, model_path=weights, replicas=3, max_queued_requests=64)
     handle = serve.run(engine_deployment("replicas", config), name="replicas", route_prefix=None)
     tier = EngineClient(handle, config)
-    assert tier.board is not None
+    assert tier.tracker is not None
     await tier.probe()
-    await followed(tier.board, 3)
-    yield tier, handle, tier.board
-    tier.board.close()
+    await followed(tier.tracker, 3)
+    yield tier, handle, tier.tracker
+    tier.tracker.close()
     serve.delete("replicas")
 
 
@@ -81,11 +81,11 @@ async def until(true: Callable[[], bool], within_s: float) -> None:
             await asyncio.sleep(0.01)
 
 
-async def followed(board: ReplicaTracker, count: int, within_s: float = 240) -> None:
+async def followed(tracker: ReplicaTracker, count: int, within_s: float = 240) -> None:
     """Until so many replicas are followed."""
 
     def synced() -> int:
-        return sum(seat.follower is not None and seat.follower.synced for seat in board.seats.values())
+        return sum(replica.follower is not None and replica.follower.synced for replica in tracker.replicas.values())
 
     await until(lambda: synced() >= count, within_s)
 
@@ -129,12 +129,12 @@ def conversations(new_call: NewCall) -> Iterator[Call]:
 async def test_expected_cached_tokens_are_what_the_engine_finds(
     replicas: tuple[EngineClient, Any, ReplicaTracker], new_call: NewCall
 ) -> None:
-    tier, _, board = replicas
+    tier, _, tracker = replicas
     counts = [await expected_and_found(tier, call) for call in conversations(new_call)]
     wrong = [pair for pair in counts if pair[0] != pair[1]]
     assert len(wrong) <= len(counts) // 100, wrong
     assert sum(found or 0 for _, found in counts) > 3000
-    assert board.open_requests == 0
+    assert tracker.open_requests == 0
 
 
 async def test_block_is_as_large_as_the_replica_says(replicas: tuple[EngineClient, Any, ReplicaTracker]) -> None:
@@ -178,12 +178,12 @@ async def test_the_ingress_ids_are_the_only_tokenization(
 async def test_reset_cache_leaves_no_ghost(
     replicas: tuple[EngineClient, Any, ReplicaTracker], new_call: NewCall
 ) -> None:
-    tier, handle, board = replicas
+    tier, handle, tracker = replicas
     asked = body(words(5, 300))
     await expected_and_found(tier, new_call(asked))
     assert await handle.broadcast("reset_cache").results_async(timeout_s=60) == [True] * 3
     await asyncio.sleep(1)
-    assert sum(len(seat.blocks or ()) for seat in board.seats.values()) == 0
+    assert sum(len(replica.blocks or ()) for replica in tracker.replicas.values()) == 0
     assert await expected_and_found(tier, new_call(asked)) == (0, 0)
 
 
@@ -202,28 +202,28 @@ async def test_killed_replica_leaves_no_ghost_and_loses_no_request(
     replicas: tuple[EngineClient, Any, ReplicaTracker], new_call: NewCall, victim: str
 ) -> None:
     """Fault 53: what ran there fails as the cascade expects it, everything after is answered by the others."""
-    tier, _, board = replicas
-    await followed(board, 2)  # the first victim's successor may still be starting
+    tier, _, tracker = replicas
+    await followed(tracker, 2)  # the first victim's successor may still be starting
     asked = body(words(8, 300))
     frames = await collect(tier.draft(new_call(asked)))
     holder = frames[-1].replica_id or ""
-    follower = board.seats[holder].follower
+    follower = tracker.replicas[holder].follower
     assert follower is not None
     engine = process_at(follower.source.endpoint)
     running = [asyncio.create_task(collect(tier.draft(new_call(asked | {"max_tokens": 40})))) for _ in range(4)]
-    await until(lambda: board.open_requests == 4, 10)
+    await until(lambda: tracker.open_requests == 4, 10)
     (engine if victim == "engine" else engine.parent()).send_signal(signal.SIGKILL)
     await asyncio.sleep(1)
-    seat = board.seats.get(holder)
-    assert seat is None or len(seat.blocks or ()) == 0
+    replica = tracker.replicas.get(holder)
+    assert replica is None or len(replica.blocks or ()) == 0
     async with asyncio.timeout(60):
         outcomes: list[list[Frame] | BaseException] = await asyncio.gather(*running, return_exceptions=True)
     assert all(isinstance(outcome, list | Tier1Failed) for outcome in outcomes)
     for n in range(12):
         answered = await collect(tier.draft(new_call(body(words(n, 100)))))
         assert answered[-1].replica_id != holder
-    assert board.open_requests == 0
-    assert sum(seat.load.outstanding for seat in board.seats.values()) == 0
+    assert tracker.open_requests == 0
+    assert sum(replica.load.outstanding for replica in tracker.replicas.values()) == 0
 
 
 # One engine, restarted under its address, and a network that loses what it should carry

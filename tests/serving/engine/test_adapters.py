@@ -163,8 +163,8 @@ class Loading:
 
 async def test_replica_reads_an_adapter_once_for_all_requests(folder: Path) -> None:
     loading, adapter = Loading(), read(folder)
-    shelf = AdapterLoader(loading, folder.parent)
-    assert set(await asyncio.gather(*[shelf.load(adapter) for _ in range(20)])) == {None}
+    loader = AdapterLoader(loading, folder.parent)
+    assert set(await asyncio.gather(*[loader.load(adapter) for _ in range(20)])) == {None}
     assert loading.told == [(adapter.served_as, adapter.folder)]
 
 
@@ -179,6 +179,6 @@ async def test_files_changed_after_the_check_never_reach_the_engine(folder: Path
 
 async def test_refusal_of_the_engine_is_passed_on_and_tried_again(folder: Path) -> None:
     loading, adapter = Loading("shapes differ"), read(folder)
-    shelf = AdapterLoader(loading, folder.parent)
-    assert await shelf.load(adapter) == "shapes differ"
-    assert await shelf.load(adapter) is None
+    loader = AdapterLoader(loading, folder.parent)
+    assert await loader.load(adapter) == "shapes differ"
+    assert await loader.load(adapter) is None

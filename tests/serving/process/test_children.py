@@ -16,7 +16,7 @@ from serving.process.children import ChildGuard, marked
 HOLDER = """
 import subprocess, sys, time
 from serving.process.children import ChildGuard
-leash = ChildGuard()
+guard = ChildGuard()
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
 print(child.pid, flush=True)
 time.sleep(600)
@@ -50,18 +50,18 @@ def test_child_ends_with_its_holder(how: signal.Signals) -> None:
 
 
 def test_letting_go_ends_the_children_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TIERWISE_LEASH", raising=False)
+    monkeypatch.delenv("TIERWISE_CHILD_GUARD", raising=False)
     before = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    leash = ChildGuard()
+    guard = ChildGuard()
     after = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
-        leash.let_go()
+        guard.let_go()
         assert after.wait(20) == -signal.SIGKILL
         assert before.poll() is None
     finally:
         before.kill()
         before.wait()
-        os.environ.pop("TIERWISE_LEASH", None)
+        os.environ.pop("TIERWISE_CHILD_GUARD", None)
 
 
 def test_unknown_mark_is_nobodys() -> None:

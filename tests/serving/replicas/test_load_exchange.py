@@ -1,4 +1,4 @@
-"""Two ingress processes' boards over a real forwarder on loopback: what one books, the other counts."""
+"""Two ingress processes' trackers over a real forwarder on loopback: what one books, the other counts."""
 
 import asyncio
 import os
@@ -11,7 +11,8 @@ import pytest
 
 from serving.replicas.config import ReplicaRoutingConfig
 from serving.replicas.load_exchange import Forwarder, LoadExchange
-from serving.replicas.tracker import ReplicaTracker, RoutedPrompt
+from serving.replicas.routed_prompt import RoutedPrompt
+from serving.replicas.tracker import ReplicaTracker
 
 FACTS = {"block_size_tokens": 16, "kv_blocks": 100}
 REPLICAS = ["a", "b"]
@@ -26,13 +27,13 @@ def forwarder() -> Forwarder:
 async def ingress(
     forwarder: Forwarder, silent_after_s: float = 10
 ) -> AsyncGenerator[tuple[ReplicaTracker, LoadExchange], None]:
-    board = ReplicaTracker(ReplicaRoutingConfig())
-    exchange = LoadExchange(board, forwarder.addresses, silent_after_s)
-    board.set_replicas(dict.fromkeys(REPLICAS, FACTS))
+    tracker = ReplicaTracker(ReplicaRoutingConfig())
+    exchange = LoadExchange(tracker, forwarder.addresses, silent_after_s)
+    tracker.set_replicas(dict.fromkeys(REPLICAS, FACTS))
     try:
-        yield board, exchange
+        yield tracker, exchange
     finally:
-        board.close()
+        tracker.close()
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -49,7 +50,7 @@ async def test_booking_here_is_work_there_until_it_ends(forwarder: Forwarder) ->
     async with ingress(forwarder) as (here, one), ingress(forwarder) as (there, other):
         await until(lambda: one.others == other.others == 1)
         chosen = here.rank(prompt("1"), REPLICAS)[0]
-        load = there.seats[chosen].load
+        load = there.replicas[chosen].load
         await until(lambda: load.waiting == 1)
         here.prefilled("1")
         await until(lambda: (load.waiting, load.outstanding) == (0, 1))
@@ -73,8 +74,8 @@ async def test_process_that_falls_silent_is_forgotten_with_its_bookings(forwarde
         async with ingress(forwarder) as (there, other):
             await until(lambda: one.others == other.others == 1)
             chosen = there.rank(prompt("1"), REPLICAS)[0]
-            await until(lambda: here.seats[chosen].load.outstanding == 1)
-        await until(lambda: here.seats[chosen].load.outstanding == 0)
+            await until(lambda: here.replicas[chosen].load.outstanding == 1)
+        await until(lambda: here.replicas[chosen].load.outstanding == 0)
         assert one.others == 0
 
 
@@ -113,7 +114,7 @@ async def test_forwarder_that_was_replaced_is_found_again() -> None:
 
 
 async def test_telling_nobody_is_no_error() -> None:
-    board = ReplicaTracker(ReplicaRoutingConfig())
-    board.set_replicas(dict.fromkeys(REPLICAS, FACTS))
-    LoadExchange(board, Forwarder.addresses)  # type: ignore[arg-type]  # never asked
-    assert board.rank(prompt("1"), REPLICAS)
+    tracker = ReplicaTracker(ReplicaRoutingConfig())
+    tracker.set_replicas(dict.fromkeys(REPLICAS, FACTS))
+    LoadExchange(tracker, Forwarder.addresses)  # type: ignore[arg-type]  # never asked
+    assert tracker.rank(prompt("1"), REPLICAS)

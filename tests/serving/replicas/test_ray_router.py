@@ -41,7 +41,7 @@ class Tier:
         self.router.initialize_state(config=ReplicaRoutingConfig().model_dump(mode="json"))
         self.replicas = [Replica(deployment, name, facts, room) for name in "abc"]
         self.router.update_replicas(self.replicas)
-        self.board = self.router._board
+        self.tracker = self.router._tracker
 
     async def choose(self, call: PendingRequest) -> Replica:
         replica: Replica = await self.router._choose_replica_for_request(call)
@@ -78,7 +78,7 @@ async def new_tier() -> AsyncGenerator[NewTier, None]:
 
     yield make
     for tier in made:
-        tier.board.close()
+        tier.tracker.close()
         for task in tier.router._routing_tasks:
             task.cancel()
 
@@ -92,7 +92,7 @@ async def test_same_prompt_goes_where_it_went_before(new_tier: NewTier) -> None:
         again = draft(str(n))
         assert await tier.choose(again) is holder
         tier.end(again, holder)
-    assert tier.board.open_requests == 0
+    assert tier.tracker.open_requests == 0
 
 
 async def test_two_calls_with_one_id_of_serve_are_both_answered(new_tier: NewTier) -> None:
@@ -101,10 +101,10 @@ async def test_two_calls_with_one_id_of_serve_are_both_answered(new_tier: NewTie
     calls = [draft(f"sample {n}", serve_id="one request", first=n) for n in range(6)]
     async with asyncio.timeout(10):
         replicas = await asyncio.gather(*map(tier.choose, calls))
-    assert sum(seat.load.outstanding for seat in tier.board.seats.values()) == 6
+    assert sum(replica.load.outstanding for replica in tier.tracker.replicas.values()) == 6
     for sent, replica in zip(calls, replicas, strict=True):
         tier.end(sent, replica)
-    assert tier.board.open_requests == 0
+    assert tier.tracker.open_requests == 0
     assert not tier.router._sent
 
 
@@ -122,13 +122,13 @@ async def test_call_cancelled_while_it_waits_leaves_nothing_booked(new_tier: New
         (await tier.choose(draft(str(n), first=n))).ongoing = 1
     waiting = asyncio.create_task(tier.choose(draft("waits", first=9)))
     async with asyncio.timeout(10):
-        while tier.board.open_requests < 4:  # noqa: ASYNC110 - nothing there announces itself
+        while tier.tracker.open_requests < 4:  # noqa: ASYNC110 - nothing there announces itself
             await asyncio.sleep(0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     await asyncio.sleep(0)
-    assert tier.board.open_requests == 3
+    assert tier.tracker.open_requests == 3
     assert not tier.router._waiting
 
 
@@ -141,7 +141,7 @@ async def test_refused_call_is_booked_where_it_goes_next(new_tier: NewTier) -> N
     tier.end(asked, refusing)
     taking: Replica = await tier.router._choose_replica_for_request(asked, is_retry=True)
     assert taking is not refusing
-    loads = {seat.replica_id: seat.load.outstanding for seat in tier.board.seats.values()}
+    loads = {replica.replica_id: replica.load.outstanding for replica in tier.tracker.replicas.values()}
     assert loads == {"a": 0, "b": 0, "c": 0} | {taking.replica_id.unique_id: 1}
 
 
@@ -149,7 +149,7 @@ async def test_dead_replica_is_forgotten_at_once(new_tier: NewTier) -> None:
     tier = new_tier()
     holder = await tier.choose(draft("1"))
     tier.router.on_replica_actor_died(holder.replica_id)
-    assert holder.replica_id.unique_id not in tier.board.seats
+    assert holder.replica_id.unique_id not in tier.tracker.replicas
     assert await tier.choose(draft("2")) is not holder
 
 
@@ -158,7 +158,7 @@ async def test_call_without_a_prompt_is_routed_and_not_counted(new_tier: NewTier
     tier = new_tier()
     sent = call(payload, "1")
     tier.end(sent, await tier.choose(sent))
-    assert not tier.board.counts.decisions
+    assert not tier.tracker.counts.decisions
 
 
 async def test_unknown_caches_are_left_to_two_choices(new_tier: NewTier) -> None:
@@ -166,7 +166,7 @@ async def test_unknown_caches_are_left_to_two_choices(new_tier: NewTier) -> None
     asked = draft("1")
     ranks = await tier.router.choose_replicas(tier.replicas, asked)
     assert [len(rank) for rank in ranks] == [2]
-    assert tier.board.counts.decisions == {ReplicaMode.FALLBACK: 1}
+    assert tier.tracker.counts.decisions == {ReplicaMode.FALLBACK: 1}
 
 
 async def test_each_rank_is_one_replica(new_tier: NewTier) -> None:

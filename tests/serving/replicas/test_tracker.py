@@ -1,4 +1,4 @@
-"""What a board makes of what it is told: who is asked first, what is booked, and that nothing stays behind."""
+"""What a tracker makes of what it is told: who is asked first, what is booked, and that nothing stays behind."""
 
 import asyncio
 import threading
@@ -13,7 +13,8 @@ from routing.replicas.kv_blocks import MAX_REPLICAS, ExactBlocks, MirrorBlocks, 
 from serving.replicas.config import ReplicaRoutingConfig
 from serving.replicas.kv_events import KvFollower, KvSource
 from serving.replicas.load_news import LoadNews
-from serving.replicas.tracker import ReplicaTracker, RoutedPrompt, routed_prompt, shared_tracker
+from serving.replicas.routed_prompt import RoutedPrompt, routed_prompt
+from serving.replicas.tracker import ReplicaTracker, shared_tracker
 from serving.request.call import Adapter
 from serving.request.payloads import DraftPayload
 
@@ -29,49 +30,49 @@ def prompt(
     return RoutedPrompt(request_id, [first, *range(1, tokens)], salt, session)
 
 
-async def new_board(facts: dict[str, Any] | None = None, **config: Any) -> ReplicaTracker:
-    board = ReplicaTracker(ReplicaRoutingConfig(**config))
-    board.set_replicas(dict.fromkeys(THREE, FACTS if facts is None else facts))
-    return board
+async def new_tracker(facts: dict[str, Any] | None = None, **config: Any) -> ReplicaTracker:
+    tracker = ReplicaTracker(ReplicaRoutingConfig(**config))
+    tracker.set_replicas(dict.fromkeys(THREE, FACTS if facts is None else facts))
+    return tracker
 
 
-async def serve(board: ReplicaTracker, asked: RoutedPrompt) -> str:
+async def serve(tracker: ReplicaTracker, asked: RoutedPrompt) -> str:
     """One request from its ranking to its end; the replica that had it."""
-    board.expect(asked)
-    chosen = board.rank(asked, THREE)[0]
-    board.routed(asked.request_id, chosen)
+    tracker.expect(asked)
+    chosen = tracker.rank(asked, THREE)[0]
+    tracker.routed(asked.request_id, chosen)
     await asyncio.sleep(0)  # the model of the cache learns of it after the request has left
-    board.prefilled(asked.request_id)
-    board.release(asked.request_id)
+    tracker.prefilled(asked.request_id)
+    tracker.release(asked.request_id)
     return chosen
 
 
 async def test_replica_that_holds_the_prefix_is_asked_first() -> None:
-    board = await new_board()
-    holder = await serve(board, prompt("1"))
-    board.expect(prompt("2"))
-    assert board.rank(prompt("2"), THREE)[0] == holder
-    choice = board.choice("2")
+    tracker = await new_tracker()
+    holder = await serve(tracker, prompt("1"))
+    tracker.expect(prompt("2"))
+    assert tracker.rank(prompt("2"), THREE)[0] == holder
+    choice = tracker.choice("2")
     assert choice is not None
     assert (choice.mode, choice.expected_cached_tokens) == (ReplicaMode.MIRROR, 96)
 
 
 async def test_block_of_the_last_token_is_not_expected_to_be_reused() -> None:
     """The engine computes the last token again, and with it the whole block it is in."""
-    board = await new_board()
-    await serve(board, prompt("1", tokens=SIZE * 4))
-    board.rank(prompt("2", tokens=SIZE * 4), THREE)
-    choice = board.choice("2")
+    tracker = await new_tracker()
+    await serve(tracker, prompt("1", tokens=SIZE * 4))
+    tracker.rank(prompt("2", tokens=SIZE * 4), THREE)
+    choice = tracker.choice("2")
     assert choice is not None
     assert choice.expected_cached_tokens == SIZE * 3
 
 
 async def test_prefix_of_another_tenant_is_none() -> None:
     """Fault 64: the salt is part of every key."""
-    board = await new_board()
-    await serve(board, prompt("1", salt="one"))
-    board.rank(prompt("2", salt="two"), THREE)
-    choice = board.choice("2")
+    tracker = await new_tracker()
+    await serve(tracker, prompt("1", salt="one"))
+    tracker.rank(prompt("2", salt="two"), THREE)
+    choice = tracker.choice("2")
     assert choice is not None
     assert choice.expected_cached_tokens == 0
 
@@ -85,124 +86,124 @@ async def test_prefix_under_another_adapter_is_none_and_under_the_same_it_is_fou
             DraftPayload(Api.CHAT, {}, request_id, list(range(100)), "s", stream=False, adapter=adapter)
         )
 
-    board = await new_board()
-    await serve(board, drafted("1", "tiny:terse@1"))
+    tracker = await new_tracker()
+    await serve(tracker, drafted("1", "tiny:terse@1"))
     for request_id, name, cached in (("2", None, 0), ("3", "tiny:terse@2", 0), ("4", "tiny:terse@1", 96)):
-        board.rank(drafted(request_id, name), THREE)
-        choice = board.choice(request_id)
+        tracker.rank(drafted(request_id, name), THREE)
+        choice = tracker.choice(request_id)
         assert choice is not None
         assert choice.expected_cached_tokens == cached
 
 
 async def test_replicas_that_say_nothing_of_their_cache_are_left_to_two_choices() -> None:
-    board = await new_board(facts={})
-    assert board.rank(prompt("1"), THREE) == []
-    choice = board.choice("1")
+    tracker = await new_tracker(facts={})
+    assert tracker.rank(prompt("1"), THREE) == []
+    choice = tracker.choice("1")
     assert choice is not None
     assert (choice.mode, choice.expected_cached_tokens) == (ReplicaMode.FALLBACK, None)
-    board.routed("1", "b")
-    assert board.seats["b"].load.outstanding == 1
-    assert board.modes() == {ReplicaMode.FALLBACK: 3}
+    tracker.routed("1", "b")
+    assert tracker.replicas["b"].load.outstanding == 1
+    assert tracker.modes() == {ReplicaMode.FALLBACK: 3}
 
 
 async def test_several_engines_in_one_replica_are_modelled() -> None:
     source = {"endpoint": "tcp://127.0.0.1:1", "replay_endpoint": "tcp://127.0.0.1:2"}
-    board = await new_board(facts={**FACTS, "kv_events": [source, source]})
-    assert board.modes() == {ReplicaMode.MIRROR: 3}
+    tracker = await new_tracker(facts={**FACTS, "kv_events": [source, source]})
+    assert tracker.modes() == {ReplicaMode.MIRROR: 3}
 
 
 async def test_ranking_twice_books_once() -> None:
-    board = await new_board()
-    first = board.rank(prompt("1"), THREE)[0]
-    assert board.rank(prompt("1"), [first])[0] == first
-    assert board.seats[first].load.outstanding == 1
-    assert board.counts.decisions == {ReplicaMode.MIRROR: 1}
+    tracker = await new_tracker()
+    first = tracker.rank(prompt("1"), THREE)[0]
+    assert tracker.rank(prompt("1"), [first])[0] == first
+    assert tracker.replicas[first].load.outstanding == 1
+    assert tracker.counts.decisions == {ReplicaMode.MIRROR: 1}
 
 
 async def test_booking_moves_to_the_replica_that_took_the_request() -> None:
-    board = await new_board()
-    first, second, _ = board.rank(prompt("1"), THREE)
-    board.routed("1", second)
-    assert [board.seats[r].load.outstanding for r in (first, second)] == [0, 1]
+    tracker = await new_tracker()
+    first, second, _ = tracker.rank(prompt("1"), THREE)
+    tracker.routed("1", second)
+    assert [tracker.replicas[r].load.outstanding for r in (first, second)] == [0, 1]
 
 
 async def test_refused_request_is_ranked_and_booked_again() -> None:
-    board = await new_board()
-    board.expect(prompt("1"))
-    first, *others = board.rank(prompt("1"), THREE)
-    board.call_ended("1")
-    assert board.seats[first].load.outstanding == 0
-    second = board.rank(prompt("1"), others)[0]
-    assert board.seats[second].load.outstanding == 1
+    tracker = await new_tracker()
+    tracker.expect(prompt("1"))
+    first, *others = tracker.rank(prompt("1"), THREE)
+    tracker.call_ended("1")
+    assert tracker.replicas[first].load.outstanding == 0
+    second = tracker.rank(prompt("1"), others)[0]
+    assert tracker.replicas[second].load.outstanding == 1
 
 
 async def test_request_nobody_expected_ends_with_its_call() -> None:
-    board = await new_board()
-    board.rank(prompt("1"), THREE)
-    board.call_ended("1")
-    assert board.open_requests == 0
+    tracker = await new_tracker()
+    tracker.rank(prompt("1"), THREE)
+    tracker.call_ended("1")
+    assert tracker.open_requests == 0
 
 
 async def follow_up(n: int, session: str | None) -> bool:
     """Whether a second short prompt goes where the first one of its session went; no cache has a say."""
-    board = await new_board(cost={"tie_s": 10})  # whatever the clock says of so short a prompt is a tie
-    first = await serve(board, prompt(f"{n}", tokens=SIZE - 1, session=session))
-    return await serve(board, prompt(f"{n} again", tokens=SIZE - 1, session=session)) == first
+    tracker = await new_tracker(cost={"tie_s": 10})  # whatever the clock says of so short a prompt is a tie
+    first = await serve(tracker, prompt(f"{n}", tokens=SIZE - 1, session=session))
+    return await serve(tracker, prompt(f"{n} again", tokens=SIZE - 1, session=session)) == first
 
 
 async def test_session_breaks_a_tie_and_no_more() -> None:
     assert all([await follow_up(n, "chat") for n in range(8)])
     assert not all([await follow_up(n, None) for n in range(8)])
-    board = await new_board()
-    busy = await serve(board, prompt("busy", session="long"))
-    board.seats[busy].load.book("work", 10**12, 10**12, time.perf_counter())
-    assert board.rank(prompt("next", first=99, session="long"), THREE)[0] != busy
+    tracker = await new_tracker()
+    busy = await serve(tracker, prompt("busy", session="long"))
+    tracker.replicas[busy].load.book("work", 10**12, 10**12, time.perf_counter())
+    assert tracker.rank(prompt("next", first=99, session="long"), THREE)[0] != busy
 
 
 async def test_session_of_one_tenant_says_nothing_of_anothers() -> None:
-    board = await new_board(max_sessions=2)
-    await serve(board, prompt("1", salt="one", session="same"))
-    assert ("two", "same") not in board._sessions
+    tracker = await new_tracker(max_sessions=2)
+    await serve(tracker, prompt("1", salt="one", session="same"))
+    assert ("two", "same") not in tracker._sessions
     for n in range(5):
-        await serve(board, prompt(f"x{n}", session=f"{n}"))
-    assert len(board._sessions) == 2
+        await serve(tracker, prompt(f"x{n}", session=f"{n}"))
+    assert len(tracker._sessions) == 2
 
 
 async def test_lost_replica_leaves_no_block_and_no_booking() -> None:
-    board = await new_board()
-    holder = await serve(board, prompt("1"))
-    board.rank(prompt("2"), THREE)
-    board.remove_replica(holder)
-    assert holder not in board.index.replica_ids
+    tracker = await new_tracker()
+    holder = await serve(tracker, prompt("1"))
+    tracker.rank(prompt("2"), THREE)
+    tracker.remove_replica(holder)
+    assert holder not in tracker.index.replica_ids
     left = [r for r in THREE if r != holder]
-    assert board.rank(prompt("2"), left)[0] in left
-    board.release("2")
-    assert [board.seats[r].load.outstanding for r in left] == [0, 0]
-    assert board.open_requests == 0
+    assert tracker.rank(prompt("2"), left)[0] in left
+    tracker.release("2")
+    assert [tracker.replicas[r].load.outstanding for r in left] == [0, 0]
+    assert tracker.open_requests == 0
 
 
 async def test_replica_that_is_back_starts_empty() -> None:
-    board = await new_board()
-    holder = await serve(board, prompt("1"))
-    board.set_replicas(dict.fromkeys([r for r in THREE if r != holder], FACTS))
-    board.set_replicas(dict.fromkeys(THREE, FACTS))
-    assert board.index.match(block_keys(prompt("1").prompt_token_ids, SIZE, root_key("s")))[holder] == 0
+    tracker = await new_tracker()
+    holder = await serve(tracker, prompt("1"))
+    tracker.set_replicas(dict.fromkeys([r for r in THREE if r != holder], FACTS))
+    tracker.set_replicas(dict.fromkeys(THREE, FACTS))
+    assert tracker.index.match(block_keys(prompt("1").prompt_token_ids, SIZE, root_key("s")))[holder] == 0
 
 
 async def test_replica_without_a_measured_speed_counts_as_fast_as_its_peers() -> None:
-    board = await new_board()
-    board.seats["a"].load.speed.observe(100, 1.0)
-    speeds = {board.seats[r].load.speed.tokens_per_s for r in THREE}
+    tracker = await new_tracker()
+    tracker.replicas["a"].load.speed.observe(100, 1.0)
+    speeds = {tracker.replicas[r].load.speed.tokens_per_s for r in THREE}
     assert len(speeds) == 1
-    assert speeds.pop() < board.config.cost.prefill_tokens_per_s
+    assert speeds.pop() < tracker.config.cost.prefill_tokens_per_s
 
 
 async def test_replica_beyond_those_an_index_can_tell_apart_is_still_used() -> None:
-    board = ReplicaTracker(ReplicaRoutingConfig())
+    tracker = ReplicaTracker(ReplicaRoutingConfig())
     many = [f"replica {n}" for n in range(MAX_REPLICAS + 1)]
-    board.set_replicas(dict.fromkeys(many, FACTS))
-    assert board.modes() == {ReplicaMode.MIRROR: MAX_REPLICAS, ReplicaMode.FALLBACK: 1}
-    assert set(board.rank(prompt("1"), many)) == set(many)
+    tracker.set_replicas(dict.fromkeys(many, FACTS))
+    assert tracker.modes() == {ReplicaMode.MIRROR: MAX_REPLICAS, ReplicaMode.FALLBACK: 1}
+    assert set(tracker.rank(prompt("1"), many)) == set(many)
 
 
 # Host memory
@@ -210,94 +211,94 @@ async def test_replica_beyond_those_an_index_can_tell_apart_is_still_used() -> N
 
 async def test_prefix_in_host_memory_leads_to_its_replica() -> None:
     """The GPU's cache of five blocks has long forgotten the prompt; loading it costs less than computing it."""
-    board = await new_board(facts={**FACTS, "kv_blocks": 5, "host_blocks": 1000})
-    holder = await serve(board, prompt("1"))
+    tracker = await new_tracker(facts={**FACTS, "kv_blocks": 5, "host_blocks": 1000})
+    holder = await serve(tracker, prompt("1"))
     for n in range(60):
-        await serve(board, prompt(f"other {n}", first=n + 1))
+        await serve(tracker, prompt(f"other {n}", first=n + 1))
     for _ in range(500):  # an engine is not as fast as this test
-        board.tier_rate.observe(1000, 0.5)
+        tracker.tier_rate.observe(1000, 0.5)
     asked = prompt("2")
-    assert board.index.match(block_keys(asked.prompt_token_ids, SIZE, root_key("s"))) == dict.fromkeys(THREE, 0)
-    board.expect(asked)
-    assert board.rank(asked, THREE)[0] == holder
-    choice = board.choice("2")
+    assert tracker.index.match(block_keys(asked.prompt_token_ids, SIZE, root_key("s"))) == dict.fromkeys(THREE, 0)
+    tracker.expect(asked)
+    assert tracker.rank(asked, THREE)[0] == holder
+    choice = tracker.choice("2")
     assert choice is not None
     assert choice.expected_cached_tokens == 96
-    board.remove_replica(holder)
-    assert holder not in board.host_index.replica_ids
+    tracker.remove_replica(holder)
+    assert holder not in tracker.host_index.replica_ids
 
 
 # Replicas that report what they hold
 
 
-def report(board: ReplicaTracker, replica_id: str) -> KvFollower:
-    """Put a follower on a seat, as if an engine were there."""
-    seat = board.seats[replica_id]
-    assert isinstance(seat.blocks, MirrorBlocks)
-    seat.blocks.cleared()
-    seat.blocks = ExactBlocks(board.index, replica_id, 100)
+def report(tracker: ReplicaTracker, replica_id: str) -> KvFollower:
+    """Put a follower on a replica, as if an engine were there."""
+    replica = tracker.replicas[replica_id]
+    assert isinstance(replica.blocks, MirrorBlocks)
+    replica.blocks.cleared()
+    replica.blocks = ExactBlocks(tracker.index, replica_id, 100)
     source = KvSource("tcp://127.0.0.1:1", "tcp://127.0.0.1:2")
-    seat.follower = KvFollower(source, SIZE, seat.blocks, synced=True)
-    seat.task = asyncio.create_task(asyncio.sleep(60))
-    return seat.follower
+    replica.follower = KvFollower(source, SIZE, replica.blocks, synced=True)
+    replica.task = asyncio.create_task(asyncio.sleep(60))
+    return replica.follower
 
 
 async def test_only_what_an_engine_reports_counts_in_exact_mode() -> None:
-    board = await new_board()
-    follower = report(board, "b")
+    tracker = await new_tracker()
+    follower = report(tracker, "b")
     asked = prompt("1")
     follower.blocks.stored([1, 2, 3], None, asked.prompt_token_ids[: SIZE * 3], SIZE, root_key("s"))
-    assert board.rank(asked, THREE)[0] == "b"
-    choice = board.choice("1")
+    assert tracker.rank(asked, THREE)[0] == "b"
+    choice = tracker.choice("1")
     assert choice is not None
     assert (choice.mode, choice.expected_cached_tokens) == (ReplicaMode.EXACT, 48)
-    board.close()
+    tracker.close()
 
 
 async def test_prompts_with_one_new_prefix_that_come_together_stay_together() -> None:
     """The engine reports the first one's blocks only after the second one has to be sent somewhere."""
-    board = await new_board()
+    tracker = await new_tracker()
     for replica_id in THREE:
-        report(board, replica_id)
-    board.tier_rate.observe(100, 1.0)  # a second of prefill is worth waiting for
+        report(tracker, replica_id)
+    tracker.tier_rate.observe(100, 1.0)  # a second of prefill is worth waiting for
     first, second = prompt("1", tokens=100), prompt("2", tokens=120)
-    chosen = board.rank(first, THREE)[0]
-    assert board.rank(second, THREE)[0] == chosen
-    choice = board.choice("2")
+    chosen = tracker.rank(first, THREE)[0]
+    assert tracker.rank(second, THREE)[0] == chosen
+    choice = tracker.choice("2")
     assert choice is not None
     assert choice.expected_cached_tokens == 96
-    board.release("1")
-    board.release("2")
-    board.rank(prompt("3"), THREE)
-    choice = board.choice("3")
+    tracker.release("1")
+    tracker.release("2")
+    tracker.rank(prompt("3"), THREE)
+    choice = tracker.choice("3")
     assert choice is not None
     assert choice.expected_cached_tokens == 0  # nothing was ever reported, so nothing is believed in after the end
-    board.close()
+    tracker.close()
 
 
 async def test_replica_whose_events_broke_off_is_avoided_then_modelled_then_followed_again() -> None:
-    board = await new_board(unreachable_after_s=5)
-    follower = report(board, "b")
+    tracker = await new_tracker(unreachable_after_s=5)
+    follower = report(tracker, "b")
     follower.lost_at = time.perf_counter() - 1
-    assert "b" not in board.rank(prompt("1"), THREE)
+    assert "b" not in tracker.rank(prompt("1"), THREE)
     follower.lost_at = time.perf_counter() - 6
-    assert "b" in board.rank(prompt("2"), THREE)
-    assert board.modes() == {ReplicaMode.MIRROR: 3}
+    assert "b" in tracker.rank(prompt("2"), THREE)
+    assert tracker.modes() == {ReplicaMode.MIRROR: 3}
     follower.lost_at, follower.synced = None, True
-    board.rank(prompt("3"), THREE)
-    assert board.modes() == {ReplicaMode.MIRROR: 2, ReplicaMode.EXACT: 1}
-    board.close()
+    tracker.rank(prompt("3"), THREE)
+    assert tracker.modes() == {ReplicaMode.MIRROR: 2, ReplicaMode.EXACT: 1}
+    tracker.close()
 
 
 async def test_request_is_not_lost_when_every_replica_seems_broken() -> None:
-    board = await new_board()
+    tracker = await new_tracker()
     for replica_id in THREE:
-        report(board, replica_id).lost_at = time.perf_counter()
-    assert board.rank(prompt("1"), THREE) == []
-    choice = board.choice("1")
+        report(tracker, replica_id).lost_at = time.perf_counter()
+    assert tracker.rank(prompt("1"), THREE) == []
+    choice = tracker.choice("1")
     assert choice is not None
     assert choice.mode is ReplicaMode.FALLBACK
-    board.close()
+    tracker.close()
 
 
 # Other processes
@@ -323,35 +324,35 @@ class Told(LoadNews):
 
 async def test_others_hear_of_every_booking_and_its_end() -> None:
     told = Told()
-    board = ReplicaTracker(ReplicaRoutingConfig(), told)
-    board.set_replicas(dict.fromkeys(THREE, FACTS))
-    chosen = await serve(board, prompt("1"))
+    tracker = ReplicaTracker(ReplicaRoutingConfig(), told)
+    tracker.set_replicas(dict.fromkeys(THREE, FACTS))
+    chosen = await serve(tracker, prompt("1"))
     assert told.news == [("booked", "1", chosen), ("prefilled", "1", chosen), ("released", "1", chosen)]
 
 
 async def test_work_of_other_processes_is_counted_until_it_ends() -> None:
-    board = await new_board()
+    tracker = await new_tracker()
     now = time.perf_counter()
-    board.booked_elsewhere("theirs", "a", 5000, 5000, now)
-    board.booked_elsewhere("theirs", "a", 5000, 5000, now)
-    assert board.seats["a"].load.outstanding == 1
-    assert board.rank(prompt("1"), THREE)[0] != "a"
-    board.prefilled_elsewhere("theirs")
-    board.released_elsewhere("theirs")
-    assert board.seats["a"].load.outstanding == 0
+    tracker.remote.booked("theirs", "a", 5000, 5000, now)
+    tracker.remote.booked("theirs", "a", 5000, 5000, now)
+    assert tracker.replicas["a"].load.outstanding == 1
+    assert tracker.rank(prompt("1"), THREE)[0] != "a"
+    tracker.remote.prefilled("theirs")
+    tracker.remote.released("theirs")
+    assert tracker.replicas["a"].load.outstanding == 0
 
 
-async def test_board_may_be_told_from_another_thread() -> None:
-    board = await new_board()
-    chosen = board.rank(prompt("1"), THREE)[0]
-    thread = threading.Thread(target=board.release, args=("1",))
+async def test_tracker_may_be_told_from_another_thread() -> None:
+    tracker = await new_tracker()
+    chosen = tracker.rank(prompt("1"), THREE)[0]
+    thread = threading.Thread(target=tracker.release, args=("1",))
     thread.start()
     await asyncio.to_thread(thread.join)
     await asyncio.sleep(0)
-    assert (board.open_requests, board.seats[chosen].load.outstanding) == (0, 0)
+    assert (tracker.open_requests, tracker.replicas[chosen].load.outstanding) == (0, 0)
 
 
-def test_handles_of_one_process_share_their_board() -> None:
+def test_handles_of_one_process_share_their_tracker() -> None:
     config = ReplicaRoutingConfig()
     assert shared_tracker("app", "tier1", config) is shared_tracker("app", "tier1", config)
     assert shared_tracker("app", "router", config) is not shared_tracker("app", "tier1", config)
@@ -371,29 +372,29 @@ STEPS = st.lists(
 @given(STEPS)
 def test_whatever_happens_in_whatever_order_nothing_stays_booked(steps: list[tuple[str, int, str]]) -> None:
     async def play() -> None:
-        board = await new_board()
+        tracker = await new_tracker()
         for what, number, replica_id in steps:
             request_id = str(number)
             if what == "rank":
-                board.expect(prompt(request_id, first=number))
-                board.rank(prompt(request_id, first=number), list(board.seats))
+                tracker.expect(prompt(request_id, first=number))
+                tracker.rank(prompt(request_id, first=number), list(tracker.replicas))
             elif what == "routed":
-                board.routed(request_id, replica_id)
+                tracker.routed(request_id, replica_id)
             elif what == "prefilled":
-                board.prefilled(request_id)
+                tracker.prefilled(request_id)
             elif what == "ended":
-                board.call_ended(request_id)
+                tracker.call_ended(request_id)
             elif what == "release":
-                board.release(request_id)
+                tracker.release(request_id)
             elif what == "lost":
-                board.remove_replica(replica_id)
+                tracker.remove_replica(replica_id)
             else:
-                board.set_replicas(dict.fromkeys(THREE, FACTS))
-            assert sum(seat.load.outstanding for seat in board.seats.values()) <= board.open_requests
+                tracker.set_replicas(dict.fromkeys(THREE, FACTS))
+            assert sum(replica.load.outstanding for replica in tracker.replicas.values()) <= tracker.open_requests
         for number in range(5):
-            board.release(str(number))
-        assert board.open_requests == 0
-        assert [seat.load.outstanding for seat in board.seats.values()] == [0] * len(board.seats)
-        assert not any(seat.under_way for seat in board.seats.values())
+            tracker.release(str(number))
+        assert tracker.open_requests == 0
+        assert [replica.load.outstanding for replica in tracker.replicas.values()] == [0] * len(tracker.replicas)
+        assert not any(replica.under_way for replica in tracker.replicas.values())
 
     asyncio.run(play())
