@@ -29,7 +29,8 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from routing.records import Api, Usage
 from serving.engine.framing import Step
 from serving.engine.vllm_errors import raise_refusal, translate
-from serving.engine.vllm_watch import Load, LoadMeter, Watch, WatchedEngine
+from serving.engine.vllm_load import Load, LoadMeter
+from serving.engine.vllm_watch import Watch, WatchedEngine
 from serving.errors import ContextLengthExceeded, InvalidRequest, StackError
 
 SSE_PREFIX = "data: "

@@ -1,4 +1,4 @@
-"""Watches vLLM's engine: its load, and how long each request has waited."""
+"""Watches vLLM's engine: notes the text, log-probabilities and token counts of each request as they come."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -9,24 +9,10 @@ from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineGenerateError
-from vllm.v1.metrics.loggers import StatLoggerBase
-from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 
 from serving.engine.framing import Evidence
 
 ABORTED = "abort"  # finish reason of a request that vLLM itself dropped; no client may take it for an answer
-
-
-@dataclass(slots=True)
-class Load:
-    """What vLLM's scheduler last reported, plus totals since the start. kv_usage_ratio: KV blocks in use, 0..1."""
-
-    running: int = 0
-    waiting: int = 0
-    kv_usage_ratio: float = 0.0
-    generated_tokens: int = 0
-    prompt_tokens_queried: int = 0
-    prompt_tokens_cached: int = 0
 
 
 @dataclass(slots=True)
@@ -55,33 +41,6 @@ class Watch:
         self.news.clear()
         self.something.clear()
         return taken
-
-
-class LoadMeter(StatLoggerBase):  # type: ignore[misc]  # vLLM is untyped here
-    """Keeps the last scheduler report, so that asking for the load costs nothing."""
-
-    def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
-        self.load = Load()
-
-    def record(
-        self,
-        scheduler_stats: SchedulerStats | None,
-        iteration_stats: IterationStats | None,
-        mm_cache_stats: Any = None,
-        engine_idx: int = 0,
-    ) -> None:
-        """Called by vLLM after every engine step, also after the one that drops an aborted request."""
-        if scheduler_stats is not None:
-            self.load.running = scheduler_stats.num_running_reqs
-            self.load.waiting = scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
-            self.load.kv_usage_ratio = scheduler_stats.kv_cache_usage
-            self.load.prompt_tokens_queried += scheduler_stats.prefix_cache_stats.queries
-            self.load.prompt_tokens_cached += scheduler_stats.prefix_cache_stats.hits
-        if iteration_stats is not None:
-            self.load.generated_tokens += iteration_stats.num_generation_tokens
-
-    def log_engine_initialized(self) -> None:
-        """Nothing to say; the interface asks for it."""
 
 
 class Watching:

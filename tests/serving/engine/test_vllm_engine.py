@@ -1,8 +1,6 @@
 """The contract with vLLM: every name and signature we lean on, so that an upgrade fails here and not in a replica."""
 
-import asyncio
 import inspect
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -15,21 +13,14 @@ from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
-from vllm.logprobs import Logprob
-from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.platforms import current_platform
 from vllm.renderers.online_renderer import OnlineRenderer, _reused_prompt_token_ids
-from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.core.kv_cache_utils import to_event_extra_keys
 from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
-from vllm.v1.metrics.stats import IterationStats, PrefixCacheStats, SchedulerStats
 
 from routing.records import Api
 from serving.engine.config import EngineConfig
-from serving.engine.framing import Evidence
 from serving.engine.vllm_engine import openai_body, openai_request, parse_flags
-from serving.engine.vllm_watch import LoadMeter, Watch, Watching
 
 
 def parameters(function: Any) -> list[str]:
@@ -126,121 +117,6 @@ def test_unknown_flag_stops_the_start(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         parse_flags({"model": "m", "no_such_flag": 1})
     assert "no-such-flag" in capsys.readouterr().err
-
-
-def delta(index: int, text: str, ids: list[int], logprobs: list[float], finish: str | None = None) -> RequestOutput:
-    rows = [{i: Logprob(p, 1, None), 999: Logprob(-9.0, 2, None)} for i, p in zip(ids, logprobs, strict=True)]
-    choice = CompletionOutput(index, text, ids, None, rows, finish_reason=finish)
-    return RequestOutput("r", None, [1, 2, 3], None, [choice], finish is not None, num_cached_tokens=0)
-
-
-class Recorded:
-    """Plays an engine from a list of outputs."""
-
-    def __init__(self, outputs: list[RequestOutput | Exception]) -> None:
-        self.outputs = outputs
-        self.params: SamplingParams | None = None
-        self.closed = False
-
-    async def generate(
-        self, prompt: Any, sampling_params: SamplingParams, request_id: str
-    ) -> AsyncGenerator[RequestOutput, None]:
-        self.params = sampling_params
-        try:
-            for output in self.outputs:
-                if isinstance(output, Exception):
-                    raise output
-                yield output
-        finally:
-            self.closed = True
-
-
-class Played(Watching, Recorded):
-    """The watching that lies over AsyncLLM in a replica, over a recording; request "r" is watched."""
-
-    def __init__(self, outputs: list[RequestOutput | Exception]) -> None:
-        super().__init__(outputs)
-        self.watches = {"r": Watch()}
-
-
-async def test_watched_request_always_computes_the_sampled_logprob() -> None:
-    engine = Played([delta(0, "a", [5], [-0.5], "stop")])
-    watch = engine.watches["r"]
-    params = SamplingParams(output_kind=RequestOutputKind.DELTA)
-    assert [o async for o in engine.generate(None, params, "r")]
-    assert engine.params is not None
-    assert engine.params.logprobs == 0
-    assert watch.take() == (Evidence(0, "a", (-0.5,), 1),)
-    assert watch.take() == ()
-
-
-async def test_requested_logprobs_are_left_as_they_are() -> None:
-    engine = Played([delta(0, "a", [5], [-0.5], "stop")])
-    params = SamplingParams(logprobs=4, output_kind=RequestOutputKind.DELTA)
-    assert [o async for o in engine.generate(None, params, "r")]
-    assert engine.params is not None
-    assert engine.params.logprobs == 4
-
-
-async def test_final_only_request_is_watched_step_by_step_and_merged() -> None:
-    engine = Played(
-        [delta(1, "x", [7], [-1.0]), delta(0, "a", [5], [-0.5]), delta(0, "b", [6], [-0.25], "stop")],
-    )
-    watch = engine.watches["r"]
-    outputs = [o async for o in engine.generate(None, SamplingParams(output_kind=RequestOutputKind.FINAL_ONLY), "r")]
-    assert len(outputs) == 1
-    assert [(c.index, c.text, list(c.token_ids)) for c in outputs[0].outputs] == [(0, "ab", [5, 6]), (1, "x", [7])]
-    assert [e.text for e in watch.take()] == ["x", "a", "b"]
-
-
-async def test_unwatched_request_passes_untouched() -> None:
-    engine = Played([delta(0, "a", [5], [-0.5], "stop")])
-    params = SamplingParams(output_kind=RequestOutputKind.FINAL_ONLY)
-    assert len([o async for o in engine.generate(None, params, "another")]) == 1
-    assert (params.logprobs, params.output_kind) == (None, RequestOutputKind.FINAL_ONLY)
-
-
-async def test_closing_the_watched_output_closes_vllms() -> None:
-    engine = Played([delta(0, "a", [5], [-0.5]), delta(0, "b", [6], [-0.5], "stop")])
-    outputs = engine.generate(None, SamplingParams(output_kind=RequestOutputKind.DELTA), "r")
-    await anext(outputs)
-    await outputs.aclose()
-    assert engine.closed
-
-
-async def test_the_engines_own_exception_is_kept() -> None:
-    engine = Played([delta(0, "a", [5], [-0.5]), EngineDeadError()])
-    watch = engine.watches["r"]
-    with pytest.raises(EngineDeadError):
-        [o async for o in engine.generate(None, SamplingParams(output_kind=RequestOutputKind.DELTA), "r")]
-    assert isinstance(watch.error, EngineDeadError)
-
-
-async def test_output_aborted_inside_the_engine_is_a_failure() -> None:
-    engine = Played([delta(0, "a", [5], [-0.5], "abort")])
-    watch = engine.watches["r"]
-    with pytest.raises(EngineGenerateError):
-        [o async for o in engine.generate(None, SamplingParams(output_kind=RequestOutputKind.DELTA), "r")]
-    assert watch.error is not None
-
-
-async def test_waiting_for_news_wakes_on_them() -> None:
-    watch = Watch()
-    waiting = asyncio.create_task(watch.something.wait())
-    watch.see(delta(0, "a", [5], [-0.5]))
-    await asyncio.wait_for(waiting, 5)
-
-
-def test_load_is_the_schedulers_last_word() -> None:
-    meter = LoadMeter(None)
-    cache = PrefixCacheStats(requests=1, queries=100, hits=64)
-    iteration = IterationStats()
-    iteration.num_generation_tokens = 3
-    meter.record(SchedulerStats(num_running_reqs=2, num_waiting_reqs=1, prefix_cache_stats=cache), iteration)
-    meter.record(SchedulerStats(num_running_reqs=0, kv_cache_usage=0.25), None)
-    load = meter.load
-    assert (load.running, load.waiting, load.kv_usage_ratio, load.generated_tokens) == (0, 0, 0.25, 3)
-    assert (load.prompt_tokens_queried, load.prompt_tokens_cached) == (100, 64)
 
 
 def test_body_has_openais_fields_and_no_empty_ones_of_vllm() -> None:
