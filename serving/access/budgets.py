@@ -1,15 +1,12 @@
-"""Budgets on the request path: reserve before the cascade, settle with the ledger row; the database works in a thread.
+"""Budgets on the request path: reserves money before the cascade, and settles with the ledger row.
 
-Requests that arrive together share one transaction. Whoever has no budget pays one set look-up and no database.
+A request of a caller without a budget costs one look-up in a set and no database call.
 """
 
 import asyncio
-import logging
-import queue
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol, TypeVar
 
@@ -29,33 +26,20 @@ from routing.cost.budget import (
 )
 from routing.records import RequestRecord
 from serving.access.budget_store import BudgetStore, Granted, Reserve, Settle, Subject
+from serving.access.budget_thread import BudgetThread, WaitingReserve
 from serving.access.keys import Principal
 from serving.errors import BudgetExceeded, BudgetReserved, LedgerUnavailable, StackError
 from serving.ledger.config import LedgerConfig
 from serving.ledger.store import StorageDown
 from serving.request.call import Call
 
-log = logging.getLogger(__name__)
-
 T = TypeVar("T")
-MAX_BATCH = 128
-RETRY_S = 0.2
-FIRST_LOOK_S = 0.2  # the ledger may be about to be made
 EXPIRY_MARGIN = timedelta(minutes=5)  # a reservation outlives every honest request by this
 
 
 def utc_now() -> datetime:
     """The wall clock; only windows and expiry go by it."""
     return datetime.now(UTC)
-
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    """A Reserve on its way to the database, and who waits for its answer."""
-
-    reserve: Reserve
-    loop: asyncio.AbstractEventLoop
-    answer: "asyncio.Future[Granted]" = field(repr=False)
 
 
 class BudgetObserver(Protocol):
@@ -87,12 +71,8 @@ class Budgets:
         self._config, self._cost, self._targets, self._observer, self._now = config, cost, targets, observer, now
         self._refuse_when_down = ledger.on_failure == "refuse"
         self._subjects: frozenset[Subject] | None = None  # None: not read yet, so everybody may have one
-        self._queue: queue.SimpleQueue[_Waiting | Settle | None] = queue.SimpleQueue()
         self._held: dict[str, Granted] = {}
-        self._complained = False
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="budgets", daemon=True)
-        self._thread.start()
+        self._thread = BudgetThread(self._store, config.refresh_s, now, self._deliver, self._know)
 
     async def admit(self, principal: Principal, call: Call) -> Call:
         """The call as its budgets allow it; whoever gets it settles or releases it, however it ends.
@@ -129,12 +109,12 @@ class Budgets:
         granted = self._held.pop(row.request_id, None)
         if granted is not None:
             spent_usd = charge_usd(row, self._cost, granted.amount_usd)
-            self._queue.put(Settle(row.request_id, granted.holds, spent_usd))
+            self._thread.put(Settle(row.request_id, granted.holds, spent_usd))
 
     def release(self, request_id: str) -> None:
         """Free a reservation that nothing was spent of; nothing when it is settled already."""
         if self._held.pop(request_id, None) is not None:
-            self._queue.put(Settle(request_id, (), 0.0))
+            self._thread.put(Settle(request_id, (), 0.0))
 
     @property
     def subjects(self) -> frozenset[Subject]:
@@ -162,9 +142,7 @@ class Budgets:
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Write what waits, then stop."""
-        self._stopping.set()
-        self._queue.put(None)
-        self._thread.join(timeout_s)
+        self._thread.close(timeout_s)
 
     async def _blocking(self, work: Callable[[], T]) -> T:
         try:
@@ -189,8 +167,8 @@ class Budgets:
     async def _ask(self, reserve: Reserve) -> Granted | None:
         """The thread's answer; None: the database is away and requests are served all the same."""
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(reserve, loop, loop.create_future())
-        self._queue.put(waiting)
+        waiting = WaitingReserve(reserve, loop, loop.create_future())
+        self._thread.put(waiting)
         try:
             async with asyncio.timeout(self._config.timeout_s):
                 return await waiting.answer
@@ -217,7 +195,7 @@ class Budgets:
             retry_after_s=max((end - now).total_seconds(), 1.0),
         )
 
-    def _deliver(self, waiting: _Waiting, result: Granted | StorageDown) -> None:
+    def _deliver(self, waiting: WaitingReserve, result: Granted | StorageDown) -> None:
         """On the event loop: hand over the answer; what nobody waits for any more is freed."""
         gone = waiting.answer.done()
         if isinstance(result, Granted) and result.holds:
@@ -231,71 +209,8 @@ class Budgets:
         else:
             waiting.answer.set_exception(result)
 
-    # The thread from here on.
-
-    def _run(self) -> None:
-        unsettled: list[Settle] = []
-        refresh_at = 0.0
-        while True:
-            waiting = self._take(unsettled, max(refresh_at - time.perf_counter(), 0.0))
-            if waiting or unsettled:
-                unsettled = self._apply(waiting, unsettled)
-            if time.perf_counter() >= refresh_at:
-                self._refresh()
-                pause_s = FIRST_LOOK_S if self._subjects is None else self._config.refresh_s
-                refresh_at = time.perf_counter() + pause_s
-            if self._stopping.is_set() and self._queue.empty():
-                break
-        if unsettled:
-            log.error("budgets closed with %d settlements that the database did not take", len(unsettled))
-        self._store.close()
-
-    def _take(self, unsettled: list[Settle], patience_s: float) -> list[_Waiting]:
-        """The next batch; settlements are added to `unsettled`."""
-        waiting: list[_Waiting] = []
-        try:
-            item = self._queue.get(timeout=min(patience_s, RETRY_S) if unsettled else patience_s)
-            while True:
-                if isinstance(item, Settle):
-                    unsettled.append(item)
-                elif item is not None:
-                    waiting.append(item)
-                if len(waiting) >= MAX_BATCH:
-                    break
-                item = self._queue.get_nowait()
-        except queue.Empty:
-            pass
-        return waiting
-
-    def _apply(self, waiting: list[_Waiting], settles: list[Settle]) -> list[Settle]:
-        """One transaction; returns the settlements that have to be tried again."""
-        result: list[Granted] | StorageDown
-        try:
-            result = self._store.apply(settles, [w.reserve for w in waiting], self._now())
-            settles = []
-        except StorageDown as error:
-            self._complain(error)
-            result = error
-        for index, one in enumerate(waiting):
-            answer = result if isinstance(result, StorageDown) else result[index]
-            try:
-                one.loop.call_soon_threadsafe(self._deliver, one, answer)
-            except RuntimeError:  # the loop is closed: nobody waits
-                log.warning("a reservation was made for a loop that is gone; it expires")
-        return settles
-
-    def _refresh(self) -> None:
-        try:
-            self._subjects = self._store.subjects()
-        except StorageDown as error:
-            self._complain(error)
-        else:
-            self._complained = False
-
-    def _complain(self, error: StorageDown) -> None:
-        if not self._complained and self._subjects is not None:
-            log.warning("budgets: the database does not answer now: %s", error)
-            self._complained = True
+    def _know(self, subjects: frozenset[Subject]) -> None:
+        self._subjects = subjects
 
 
 def subjects_of(principal: Principal) -> tuple[Subject, ...]:
