@@ -21,7 +21,7 @@ from serving.ledger import Ledger, LedgerConfig, LedgerReader
 from serving.ledger.lines import to_line
 from serving.ledger.spool import SUFFIX
 from serving.ledger.store import Store
-from serving.ledger.writer import REFUSED_FILE
+from serving.ledger.writer_thread import REFUSED_FILE
 from tests.serving.ledger.examples import ACCEPTED, ESCALATED, EXAMPLES, FAILED, ROUTER, example
 from tests.serving.ledger.postgres import PostgresServer
 
