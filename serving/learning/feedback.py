@@ -37,8 +37,8 @@ class FeedbackBody(Record):
 class FeedbackStore:
     """Takes feedback in for one ingress process."""
 
-    def __init__(self, config: LearningConfig, ledger: Ledger, lessons: SampleStore) -> None:
-        self._config, self._ledger, self._lessons = config, ledger, lessons
+    def __init__(self, config: LearningConfig, ledger: Ledger, store: SampleStore) -> None:
+        self._config, self._ledger, self._store = config, ledger, store
 
     async def take(self, raw: bytes, tenant: str) -> dict[str, Any]:
         """Keep it and say so.
@@ -60,12 +60,12 @@ class FeedbackStore:
         if tenant in self._config.opted_out:
             return False
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-        if self._lessons.count_feedback(tenant, midnight) >= self._config.feedback_per_tenant_per_day:
+        if self._store.count_feedback(tenant, midnight) >= self._config.feedback_per_tenant_per_day:
             raise TenantLimited(
                 f"you have sent feedback on {self._config.feedback_per_tenant_per_day} requests today; go on tomorrow",
                 retry_after_s=DAY_S - (now - midnight).total_seconds(),
             )
-        self._lessons.put_feedback(
+        self._store.put_feedback(
             Feedback(
                 request_id=body.request_id,
                 at=now.isoformat(timespec="microseconds"),
@@ -78,9 +78,9 @@ class FeedbackStore:
 
     def _find(self, request_id: str) -> Asked | None:
         """The request's row, which may still be on its way into the books."""
-        found = self._lessons.asked(request_id)
+        found = self._store.asked(request_id)
         if found is None and self._ledger.flush(FLUSH_TIMEOUT_S):
-            found = self._lessons.asked(request_id)
+            found = self._store.asked(request_id)
         return found
 
 

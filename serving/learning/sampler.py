@@ -132,7 +132,7 @@ class Sampler:
         count_tokens: Callable[[str], int],
         observer: SamplerObserver,
     ) -> None:
-        self._config, self._lessons, self._ledger = config, lessons, ledger
+        self._config, self._store, self._ledger = config, lessons, ledger
         self._frontier, self._cost, self._count_tokens = frontier, cost, count_tokens
         self._observer = observer
         self._queue: asyncio.Queue[Job] = asyncio.Queue(config.shadow.queue_size)
@@ -224,7 +224,7 @@ class Sampler:
     async def _learn(self, job: Job) -> None:
         """Ask, let judge, keep."""
         since = midnight(datetime.now(UTC))
-        kept_today = await asyncio.to_thread(self._lessons.count_samples, job.record.tenant, since)
+        kept_today = await asyncio.to_thread(self._store.count_samples, job.record.tenant, since)
         if kept_today >= self._config.samples_per_tenant_per_day:
             self._observer.sample(SampleEvent.CAPPED)
             return
@@ -241,13 +241,13 @@ class Sampler:
             self._observer.sample(SampleEvent.SHADOWED)
             if sample.grader is not None:
                 self._observer.sample(SampleEvent.GRADED)
-        await asyncio.to_thread(self._lessons.put_samples, [sample])
+        await asyncio.to_thread(self._store.put_samples, [sample])
         self._observer.sample(SampleEvent.KEPT)
 
     async def _within_budget(self, since: datetime) -> bool:
         """Whether the day has dollars left; an unknown price is no licence to spend."""
         await asyncio.to_thread(self._ledger.flush, FLUSH_TIMEOUT_S)
-        spent = await asyncio.to_thread(self._lessons.shadow_spend, since)
+        spent = await asyncio.to_thread(self._store.shadow_spend, since)
         return spent.n_unpriced == 0 and spent.usd < self._config.shadow.daily_budget_usd
 
     async def _shadow(self, job: Job, sample: Sample) -> Sample | None:
@@ -323,7 +323,7 @@ class Sampler:
         while True:
             before = datetime.now(UTC) - timedelta(days=self._config.retention_days)
             with contextlib.suppress(StorageDown):  # tried again
-                await asyncio.to_thread(self._lessons.prune, before)
+                await asyncio.to_thread(self._store.prune, before)
             await asyncio.sleep(PRUNE_EVERY_S)
 
 

@@ -28,7 +28,7 @@ from routing.cost.prefill_speed import PrefillFit, PrefillSpeed
 from routing.cost.savings import Grade
 from routing.records import AttemptKind, AttemptOutcome, Record, RequestOutcome, RequestRecord, Tier
 from serving.errors import ConfigInvalid
-from serving.ledger import tail as render
+from serving.ledger import tail
 from serving.ledger.config import LedgerConfig
 from serving.ledger.rows import record_from_rows
 from serving.ledger.store import open_engine
@@ -181,9 +181,9 @@ class LedgerReader:
 
     def tail(self, n: int, follow: bool = False, stop: threading.Event | None = None) -> Iterator[str]:
         """The latest requests as lines for people, headed; with follow for as long as the caller listens."""
-        yield render.HEADER
+        yield tail.HEADER
         for record in self.follow(n, stop=stop) if follow else self.latest(n):
-            yield render.line(record)
+            yield tail.line(record)
 
     def totals(
         self, since: Instant | None = None, until: Instant | None = None, tenant: str | None = None

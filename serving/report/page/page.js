@@ -186,10 +186,10 @@ function replicaTable(replicas) {
 }
 
 function queueTable(replicas) {
-  return table("replica", ["replica", "cache known by", "waiting", "in all", "prefill tokens/s"], replicas.map((seat, index) => {
+  return table("replica", ["replica", "cache known by", "waiting", "in all", "prefill tokens/s"], replicas.map((replica, index) => {
     const key = `replicas/${index}`;
-    return [seat.replica_id, seat.mode, figure(`${key}/waiting`, seat.waiting, whole), figure(`${key}/outstanding`, seat.outstanding, whole),
-      figure(`${key}/prefill_tokens_per_s`, seat.prefill_tokens_per_s, rounded)];
+    return [replica.replica_id, replica.mode, figure(`${key}/waiting`, replica.waiting, whole), figure(`${key}/outstanding`, replica.outstanding, whole),
+      figure(`${key}/prefill_tokens_per_s`, replica.prefill_tokens_per_s, rounded)];
   }));
 }
 

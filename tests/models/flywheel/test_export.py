@@ -14,7 +14,7 @@ from routing.learning.samples import SampleSource
 from serving.ledger.config import LedgerConfig
 from serving.ledger.samples import SampleStore
 from serving.ledger.store import Store
-from tests.models.flywheel.lessons import question, said, sample
+from tests.models.flywheel.samples import question, said, sample
 
 SAMPLES = [sample(i, good=i % 3 > 0) for i in range(30)]
 

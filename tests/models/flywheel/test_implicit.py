@@ -4,7 +4,7 @@ import pytest
 
 from models.flywheel.implicit import ImplicitSignals, implicit_signals
 from routing.learning.samples import Sample
-from tests.models.flywheel.lessons import sample
+from tests.models.flywheel.samples import sample
 
 ASKED = {"role": "user", "content": "how do I sort a list of numbers in python"}
 OTHER_WORDS = "how do I sort a list of words in python?"

@@ -5,7 +5,7 @@ import pytest
 from models.flywheel.labels import cap_tenants, grade, graded_pairs, matches, not_believed, tenant_hash
 from routing.learning.labels import question_key
 from routing.learning.samples import Grader, SampleSource
-from tests.models.flywheel.lessons import question, said, sample
+from tests.models.flywheel.samples import question, said, sample
 
 UNGRADED = {"grader": None, "tier1_quality": None, "frontier_quality": None}
 JSON = {"type": "json_object"}

@@ -13,7 +13,7 @@ from routing.learning.samples import Sample
 from serving.ledger.config import LedgerConfig
 from serving.ledger.samples import SampleStore
 from serving.ledger.store import Store
-from tests.models.flywheel.lessons import sample
+from tests.models.flywheel.samples import sample
 from tests.models.graded import graded
 
 N = 1500

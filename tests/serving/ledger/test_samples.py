@@ -45,71 +45,71 @@ def config(tmp_path: Path) -> LedgerConfig:
 
 
 @pytest.fixture
-def lessons(config: LedgerConfig) -> Iterator[SampleStore]:
+def samples(config: LedgerConfig) -> Iterator[SampleStore]:
     store = Store(config)
     store.migrate()
-    lessons = SampleStore(config)
-    yield lessons
-    lessons.close()
+    samples = SampleStore(config)
+    yield samples
+    samples.close()
     store.dispose()
 
 
-def test_what_was_kept_is_read_back_equal_and_oldest_first(lessons: SampleStore) -> None:
+def test_what_was_kept_is_read_back_equal_and_oldest_first(samples: SampleStore) -> None:
     late, early = sample("b", hours=5), sample("a", hours=1)
-    lessons.put_samples([late, early])
-    lessons.put_samples([sample("a", tenant="other")])  # there already: left alone
-    assert lessons.all_samples() == [early, late]
-    assert lessons.all_samples(since=DAY + timedelta(hours=2)) == [late]
-    assert lessons.all_samples(until=DAY + timedelta(hours=5)) == [early]
+    samples.put_samples([late, early])
+    samples.put_samples([sample("a", tenant="other")])  # there already: left alone
+    assert samples.all_samples() == [early, late]
+    assert samples.all_samples(since=DAY + timedelta(hours=2)) == [late]
+    assert samples.all_samples(until=DAY + timedelta(hours=5)) == [early]
 
 
-def test_later_feedback_replaces_the_earlier(lessons: SampleStore) -> None:
-    lessons.put_feedback(said("a", hours=1))
-    lessons.put_feedback(said("a", hours=3, rating=-1, correction="no"))
-    assert lessons.all_feedback() == [said("a", hours=3, rating=-1, correction="no")]
+def test_later_feedback_replaces_the_earlier(samples: SampleStore) -> None:
+    samples.put_feedback(said("a", hours=1))
+    samples.put_feedback(said("a", hours=3, rating=-1, correction="no"))
+    assert samples.all_feedback() == [said("a", hours=3, rating=-1, correction="no")]
 
 
-def test_counts_are_of_one_tenant_since_an_instant(lessons: SampleStore) -> None:
-    lessons.put_samples([sample("a"), sample("b"), sample("c", "green"), sample("d", hours=-1)])
-    lessons.put_feedback(said("a"))
-    assert lessons.count_samples("blue", DAY) == 2
-    assert lessons.count_feedback("blue", DAY) == 1
-    assert lessons.count_feedback("green", DAY) == 0
+def test_counts_are_of_one_tenant_since_an_instant(samples: SampleStore) -> None:
+    samples.put_samples([sample("a"), sample("b"), sample("c", "green"), sample("d", hours=-1)])
+    samples.put_feedback(said("a"))
+    assert samples.count_samples("blue", DAY) == 2
+    assert samples.count_feedback("blue", DAY) == 1
+    assert samples.count_feedback("green", DAY) == 0
 
 
-def test_old_lessons_and_those_of_a_tenant_are_forgotten(lessons: SampleStore) -> None:
-    lessons.put_samples([sample("old", hours=-48), sample("new"), sample("green", "green")])
-    lessons.put_feedback(said("old", hours=-48))
-    assert lessons.prune(DAY) == 1
-    assert [s.request_id for s in lessons.all_samples()] == ["green", "new"]
-    assert lessons.all_feedback() == []
-    assert lessons.forget("green") == 1
-    assert [s.request_id for s in lessons.all_samples()] == ["new"]
+def test_old_samples_and_those_of_a_tenant_are_forgotten(samples: SampleStore) -> None:
+    samples.put_samples([sample("old", hours=-48), sample("new"), sample("green", "green")])
+    samples.put_feedback(said("old", hours=-48))
+    assert samples.prune(DAY) == 1
+    assert [s.request_id for s in samples.all_samples()] == ["green", "new"]
+    assert samples.all_feedback() == []
+    assert samples.forget("green") == 1
+    assert [s.request_id for s in samples.all_samples()] == ["new"]
 
 
-def test_spend_of_a_day_is_read_from_the_books(lessons: SampleStore, config: LedgerConfig) -> None:
+def test_spend_of_a_day_is_read_from_the_books(samples: SampleStore, config: LedgerConfig) -> None:
     shadow = FRONTIER.model_copy(update={"kind": AttemptKind.SHADOW, "cost_usd": 0.25})
     unpriced = shadow.model_copy(update={"cost_usd": None, "price_source": None})
     store = Store(config)
     store.insert([ACCEPTED.model_copy(update={"attempts": (*ACCEPTED.attempts, shadow, shadow)})])
     store.insert([ACCEPTED.model_copy(update={"request_id": "other", "attempts": (unpriced,)})])
     store.dispose()
-    assert lessons.shadow_spend(DAY) == lessons.shadow_spend(DAY).model_copy(update={"usd": 0.5, "n_unpriced": 1})
-    assert lessons.shadow_spend(DAY + timedelta(days=1)).usd == 0
+    assert samples.shadow_spend(DAY) == samples.shadow_spend(DAY).model_copy(update={"usd": 0.5, "n_unpriced": 1})
+    assert samples.shadow_spend(DAY + timedelta(days=1)).usd == 0
 
 
-def test_request_is_known_by_its_row(lessons: SampleStore, config: LedgerConfig) -> None:
-    assert lessons.asked(ACCEPTED.request_id) is None
+def test_request_is_known_by_its_row(samples: SampleStore, config: LedgerConfig) -> None:
+    assert samples.asked(ACCEPTED.request_id) is None
     store = Store(config)
     store.insert([ACCEPTED])
     store.dispose()
-    asked = lessons.asked(ACCEPTED.request_id)
+    asked = samples.asked(ACCEPTED.request_id)
     assert asked is not None
     assert asked.tenant == ACCEPTED.tenant
 
 
 def test_missing_ledger_is_down_and_is_not_made(tmp_path: Path) -> None:
-    lessons = SampleStore(LedgerConfig(url=f"sqlite:///{tmp_path}/none.sqlite3"))
+    samples = SampleStore(LedgerConfig(url=f"sqlite:///{tmp_path}/none.sqlite3"))
     with pytest.raises(StorageDown, match=r"none\.sqlite3"):
-        lessons.all_samples()
+        samples.all_samples()
     assert not (tmp_path / "none.sqlite3").exists()

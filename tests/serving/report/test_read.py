@@ -181,9 +181,9 @@ def test_quality_comes_from_the_samples_that_were_graded(ledger: LedgerConfig) -
         frontier_quality=0.75,
         config_hash="c0ffee",
     )
-    lessons = SampleStore(ledger)
-    lessons.put_samples([sample, sample.model_copy(update={"request_id": "req-failed", "tier1_quality": None})])
-    lessons.close()
+    store = SampleStore(ledger)
+    store.put_samples([sample, sample.model_copy(update={"request_id": "req-failed", "tier1_quality": None})])
+    store.close()
     total = savings_report(reader, SavingsConfig()).total
     assert total.n_graded == 1
     assert total.quality is not None
