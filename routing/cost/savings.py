@@ -16,7 +16,7 @@ from pydantic import Field
 
 from routing.cost.attempt import SELF_PROVIDER
 from routing.cost.prefill_speed import PrefillSpeed
-from routing.intervals import Interval
+from routing.intervals import Interval, percentile_interval
 from routing.records import Attempt, AttemptKind, AttemptOutcome, Record, RequestRecord, Tier
 
 Floats = NDArray[np.float64]
@@ -252,11 +252,7 @@ class SavingsBook:
         drawn = self._resample(sums, draws)
 
         def interval(value: float | None, values: Floats | None) -> Interval:
-            low = high = None
-            if value is not None and values is not None and values.size:
-                tail = 50 * (1 - self._config.level)
-                low, high = (float(bound) for bound in np.percentile(values, [tail, 100 - tail]))
-            return Interval(value=value, low=low, high=high, level=self._config.level)
+            return percentile_interval(value, () if value is None or values is None else values, self._config.level)
 
         def column(name: str) -> Floats | None:
             return None if drawn is None else drawn[:, _COLUMN[name]]
@@ -317,7 +313,11 @@ class SavingsBook:
         )
 
     def _resample(self, sums: Floats, draws: dict[int, Floats]) -> Floats | None:
-        """Sums of units drawn with replacement, shape (n_resamples, columns); None for too few units."""
+        """Sums of units drawn with replacement, shape (n_resamples, columns). None for too few units.
+
+        Draws how often each unit occurs instead of the rows of `routing.intervals.drawn_rows`. All sums of all
+        resamples are then one matrix product, and groups of one size share the draws. A report has hundreds of groups.
+        """
         n = len(sums)
         if n < MIN_UNITS:
             return None

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from routing.intervals import Interval
+from routing.intervals import Interval, bootstrap_interval
 from routing.learning.quality import auroc
 from routing.records import Record
 
@@ -84,32 +84,17 @@ def compare(
 
 
 def mean_interval(values: Floats, margins: Margins) -> Interval:
-    """Mean with its bootstrap percentile interval; n >= 1. Source: Efron 1979."""
-    rng = np.random.default_rng(margins.seed)
-    means = np.array([rng.choice(values, values.size).mean() for _ in range(margins.n_resamples)])
-    return percentiles(float(values.mean()), means, margins)
+    """Mean with its bootstrap interval, n >= 1. Each bound holds with the confidence of the margins."""
+    return bootstrap_interval(
+        lambda drawn: float(drawn.mean()), [values], margins.n_resamples, margins.seed, level=2 * margins.confidence - 1
+    )
 
 
 def auroc_interval(score: Floats, positive: Floats, margins: Margins) -> Interval | None:
-    """The same of an AUROC; None when only one class is there."""
-    value = auroc(score, positive)
-    if value is None:
-        return None
-    rng = np.random.default_rng(margins.seed)
-    found = []
-    for _ in range(max(100, margins.n_resamples // 10)):  # each sorts all rows
-        rows = rng.integers(0, score.size, score.size)
-        resampled = auroc(score[rows], positive[rows])
-        if resampled is not None:
-            found.append(resampled)
-    return percentiles(value, np.array(found), margins)
-
-
-def percentiles(value: float, resampled: Floats, margins: Margins) -> Interval:
-    """The interval whose bounds each hold with the confidence of the margins."""
-    tail = 100 * (1 - margins.confidence)
-    low, high = np.percentile(resampled, [tail, 100 - tail])
-    return Interval(value=value, low=float(low), high=float(high), level=2 * margins.confidence - 1)
+    """The same of an AUROC. None when only one class is there."""
+    n_resamples = max(100, margins.n_resamples // 10)  # fewer, because each sorts all rows
+    found = bootstrap_interval(auroc, [score, positive], n_resamples, margins.seed, level=2 * margins.confidence - 1)
+    return None if found.value is None else found
 
 
 class Refusal(Record):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from routing.intervals import Floats, _pairs
+from routing.intervals import Floats, checked_columns
 from routing.records import Record
 
 
@@ -46,7 +46,7 @@ def quality_curve(
     p_tier1_ok: any score that orders requests, shape (n,); only its order matters.
     tier1_quality, frontier_quality: graded 0..1, shape (n,). Raises ValueError on unequal, empty or non-finite columns.
     """
-    score, tier1, frontier = _pairs(p_tier1_ok, tier1_quality, frontier_quality)
+    score, tier1, frontier = checked_columns(p_tier1_ok, tier1_quality, frontier_quality)
     _, group, counts = np.unique(score, return_inverse=True, return_counts=True)
     gain = np.bincount(group, weights=frontier - tier1)
     ratio = np.concatenate([[0.0], np.cumsum(counts) / score.size])
@@ -110,7 +110,7 @@ def auroc(score: Sequence[float] | Floats, positive: Sequence[float] | Floats) -
 
     positive: 0/1 labels. None when only one class is present. Source: Hanley and McNeil 1982 (Mann-Whitney U).
     """
-    values, label = _pairs(score, positive)
+    values, label = checked_columns(score, positive)
     n_positive = label.sum()
     n_negative = label.size - n_positive
     if n_positive == 0 or n_negative == 0:
@@ -123,7 +123,7 @@ def auroc(score: Sequence[float] | Floats, positive: Sequence[float] | Floats) -
 
 def brier(p: Sequence[float] | Floats, outcome: Sequence[float] | Floats) -> float:
     """Mean squared distance of a probability from what happened; 0..1, lower is better. Source: Brier 1950."""
-    probability, happened = _pairs(p, outcome)
+    probability, happened = checked_columns(p, outcome)
     return float(np.mean((probability - happened) ** 2))
 
 
@@ -142,7 +142,7 @@ def reliability(
 
     Raises ValueError when a probability lies outside 0..1. Source: Guo et al. 2017.
     """
-    probability, happened = _pairs(p, outcome)
+    probability, happened = checked_columns(p, outcome)
     if probability.min() < 0 or probability.max() > 1:
         raise ValueError(f"probabilities must lie in 0..1, got {probability.min()}..{probability.max()}")
     index = np.minimum((probability * n_bins).astype(np.int64), n_bins - 1)
@@ -171,7 +171,7 @@ def ece_floor(p: Sequence[float] | Floats, n_draws: int = 200, seed: int = 0, n_
     An ECE at its floor is no sign of a fault, one well above it is. Source: Broecker and Smith 2007, consistency
     resampling, as in their reliability diagrams.
     """
-    (probability,) = _pairs(p)
+    (probability,) = checked_columns(p)
     rng = np.random.default_rng(seed)
     drawn = (rng.random((n_draws, probability.size)) < probability).astype(np.float64)
     return float(np.mean([ece(probability, outcome, n_bins) for outcome in drawn]))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from routing.intervals import Rows, drawn_rows, percentile_interval
 from routing.records import Record
 from serving.audit.forecast.amortisation import EngineRates, fit_rates
 from serving.audit.forecast.tier1_share import Tier1Share, observed_share
@@ -232,22 +233,29 @@ def check(path: Path, pilot: Pilot | None) -> Prediction | None:
     earlier, later = booked.table(last=half), booked.table(first=half)
     taught = pilot or learn(earlier, booked.categories, "earlier half")
     found = predict(taught, later, booked.categories, booked.left_out)
-    draw = np.random.default_rng(0)
+    # A given pilot stays as it is. Else both halves are drawn again, each on its own.
+    parts = [later] if pilot is not None else [earlier, later]
     drawn = []
-    for _ in range(RESAMPLES):
-        again = taught if pilot is not None else learn(_resampled(earlier, draw), booked.categories, "resample")
-        one = predict(again, _resampled(later, draw), booked.categories)
+    for rows in drawn_rows([len(part["kept"]) for part in parts], RESAMPLES):
+        *before, after = (_at(part, own) for part, own in zip(parts, rows, strict=True))
+        again = learn(before[0], booked.categories, "resample") if before else taught
+        one = predict(again, after, booked.categories)
         if one.error_ratio is not None:
             drawn.append((one.error_ratio, one.predicted_usd, one.measured_usd))
     if not drawn:
         return found
-    (error_low, error_high), predicted, measured = np.quantile(drawn, [0.025, 0.975], axis=0).T.tolist()
-    intervals = {"predicted_interval_usd": tuple(predicted), "measured_interval_usd": tuple(measured)}
-    return found.model_copy(update={"error_low": error_low, "error_high": error_high, **intervals})
+    error, predicted, measured = (percentile_interval(None, values) for values in zip(*drawn, strict=True))
+    return found.model_copy(
+        update={
+            "error_low": error.low,
+            "error_high": error.high,
+            "predicted_interval_usd": (predicted.low, predicted.high),
+            "measured_interval_usd": (measured.low, measured.high),
+        }
+    )
 
 
-def _resampled(table: dict[str, Floats], draw: np.random.Generator) -> dict[str, Floats]:
-    rows = draw.integers(0, len(table["kept"]), len(table["kept"]))
+def _at(table: dict[str, Floats], rows: Rows) -> dict[str, Floats]:
     return {name: column[rows] for name, column in table.items()}
 
 
