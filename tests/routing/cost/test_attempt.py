@@ -156,7 +156,7 @@ class TestUnknown:
     def test_answer_without_usage_has_a_price_but_no_cost(self) -> None:
         assert frontier_cost(None) == (None, "list (2026-01-31)")
 
-    @pytest.mark.parametrize("outcome", set(AttemptOutcome) - {AttemptOutcome.FAILED})
+    @pytest.mark.parametrize("outcome", sorted(set(AttemptOutcome) - {AttemptOutcome.FAILED}))
     def test_only_a_failed_call_without_tokens_is_free(self, outcome: AttemptOutcome) -> None:
         assert frontier_cost(None, AttemptOutcome.FAILED) == (0.0, NOT_BILLED)
         assert frontier_cost(None, outcome)[0] is None
