@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ import serving.__main__
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "deploy/README.md"]
 CODE_FOLDERS = ["routing", "serving", "models", "benchmarks"]
+ARRANGED = ["routing", "serving", "models"]
 MAINS: dict[str, Callable[[list[str]], int]] = {
     "serving": serving.__main__.main,
     "models": models.__main__.main,
@@ -39,8 +41,8 @@ def read(name: str) -> str:
 
 
 def table(document: str, heading: str) -> list[list[str]]:
-    """The rows of the first table below a heading, without its head."""
-    section = read(document).partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    """The rows of the table below a heading of the second or third level, without its head."""
+    section = re.split(r"^##+ ", read(document).partition(f"## {heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
     rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("|")]
     assert len(rows) > 2, f"{document} has no table below {heading!r}"
     return rows[2:]
@@ -53,7 +55,7 @@ def code(document: str) -> Iterator[str]:
     yield from re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)
 
 
-# The folders
+# The folders and their rooms
 
 
 @pytest.mark.parametrize(
@@ -63,6 +65,33 @@ def test_table_of_folders_is_the_folders(document: str, heading: str) -> None:
     named = {row[0].strip("`/") for row in table(document, heading)}
     there = {name.partition("/")[0] for name in tracked() if "/" in name}
     assert named == {folder for folder in there if not folder.startswith(".")}
+
+
+def rooms_there(folder: str) -> set[str]:
+    """Folders of Python right below a folder, and the modules beside them that have a name of their own."""
+    below = [name.split("/")[1:] for name in tracked() if name.startswith(f"{folder}/") and name.endswith(".py")]
+    folders = {f"{parts[0]}/" for parts in below if len(parts) > 1}
+    return folders | {parts[0] for parts in below if len(parts) == 1 and not parts[0].startswith("__")}
+
+
+@pytest.mark.parametrize("folder", ARRANGED)
+def test_table_of_rooms_is_the_rooms(folder: str) -> None:
+    assert {row[0].strip("`") for row in table("CONTRIBUTING.md", f"Rooms of {folder}")} == rooms_there(folder)
+
+
+MOST_FILES = 16
+
+
+@pytest.mark.parametrize("folder", ARRANGED)
+def test_no_folder_has_more_files_beside_each_other_than_a_reader_takes_in(folder: str) -> None:
+    """CONTRIBUTING.md names the number. `__init__.py` is not counted."""
+    files = Counter(
+        name.rpartition("/")[0]
+        for name in tracked()
+        if name.startswith(f"{folder}/") and name.endswith(".py") and not name.endswith("/__init__.py")
+    )
+    assert {where: n for where, n in files.items() if n > MOST_FILES} == {}
+    assert f"at most {MOST_FILES} files" in read("CONTRIBUTING.md")
 
 
 def test_deploy_holds_no_python() -> None:
@@ -122,6 +151,38 @@ def test_import_linter_holds_the_same_arrows(folder: str) -> None:
             assert not {m for m in forbidden if any(is_below(m, a) or is_below(a, m) for a in allowed)}
         else:
             assert other in forbidden
+
+
+def layers(folder: str) -> list[set[str]]:
+    """The rooms of each layer, top first, as the table in CONTRIBUTING.md has them."""
+    (row,) = [row for row in table("CONTRIBUTING.md", "Layers") if row[0] == f"`{folder}`"]
+    return [{room.strip() for room in layer.strip("` ").split("/")} for layer in row[1].split(">")]
+
+
+def imports_between_rooms(folder: str) -> set[tuple[str, str]]:
+    """(room, room that it imports) within a folder."""
+    found: set[tuple[str, str]] = set()
+    for name in tracked():
+        if not (name.startswith(f"{folder}/") and name.endswith(".py")) or name == f"{folder}/__init__.py":
+            continue
+        room = name.split("/")[1].removesuffix(".py")
+        for node in ast.walk(ast.parse(read(name))):
+            if isinstance(node, ast.Import):
+                seen = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                seen = [f"{node.module}.{alias.name}" for alias in node.names]
+            else:
+                continue
+            found |= {(room, module.split(".")[1]) for module in seen if module.startswith(f"{folder}.")}
+    return {(room, other) for room, other in found if room != other}
+
+
+@pytest.mark.parametrize("folder", ARRANGED)
+def test_rooms_import_down_the_table_alone(folder: str) -> None:
+    depth = {room: depth for depth, rooms in enumerate(layers(folder)) for room in rooms}
+    there = {room.removesuffix("/").removesuffix(".py") for room in rooms_there(folder)}
+    assert set(depth) - {"__main__"} == there
+    assert {(room, other) for room, other in imports_between_rooms(folder) if depth[room] >= depth[other]} == set()
 
 
 def test_every_vllm_import_is_in_its_files() -> None:
