@@ -1,6 +1,6 @@
-"""`python -m benchmarks readme RESULT`: README's section of measured figures, made from kept results.
+"""`python -m benchmarks readme RESULT`: writes the tables of benchmarks/README.md from kept results.
 
-The section stands between two marks; a test holds it to the results it names, so that no figure is typed by hand.
+They stand between two marks. A test compares them with the results they name, so that no figure is typed by hand.
 """
 
 import argparse
@@ -14,13 +14,13 @@ from benchmarks.run.section import number, spread
 from benchmarks.sections.vllm_bench import AGREES_WITHIN, OURS, RATES, SECONDS, THEIRS
 
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
-README = Path("README.md")
+README = Path("benchmarks/README.md")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m benchmarks readme`."""
     parser.add_argument("results", type=Path, nargs="+", help="kept results, benchmarks/results/….json")
-    parser.add_argument("--readme", type=Path, default=README, help="the file whose section is replaced (README.md)")
+    parser.add_argument("--readme", type=Path, default=README, help=f"the file whose section is replaced ({README})")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,7 +49,7 @@ def section(document: dict[str, Any], name: str) -> str:
         f"Measured ({', '.join(sections)}) at commit {card['commit']} on {machine['cores']} cores "
         f"({machine['processor']}, {cards}), load average {machine['load_average']:.1f} before it began; "
         f"{document['took_s'] / 60:.0f} minutes. Medians of rounds (smallest-largest); everything is in "
-        f"[{name}](benchmarks/results/{name}).",
+        f"[{name}](results/{name}).",
         *(ceiling(model, found) for model, found in document["ceiling"].items()),
     ]
     for part, write in PARTS.items():

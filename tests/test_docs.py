@@ -17,7 +17,7 @@ import models.__main__
 import serving.__main__
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "deploy/README.md"]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "deploy/README.md", "benchmarks/README.md"]
 CODE_FOLDERS = ["routing", "serving", "models", "benchmarks"]
 MAINS: dict[str, Callable[[list[str]], int]] = {
     "serving": serving.__main__.main,

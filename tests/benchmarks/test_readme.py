@@ -1,4 +1,4 @@
-"""README's figures are those of the kept result that it names."""
+"""The figures of benchmarks/README.md are those of the kept result that it names."""
 
 import json
 import re
@@ -9,12 +9,12 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.readme import BEGIN, END, replaced, section
 
-README = Path("README.md")
+README = Path("benchmarks/README.md")
 
 
 def test_readme_has_the_figures_of_the_result_it_names() -> None:
     text = README.read_text("utf-8")
-    names = re.findall(r"\(benchmarks/results/([^)]+\.json)\)", text.split(BEGIN)[1].split(END)[0])
+    names = re.findall(r"\(results/([^)]+\.json)\)", text.split(BEGIN)[1].split(END)[0])
     assert names
     documents = [json.loads((Path("benchmarks/results") / name).read_text("utf-8")) for name in names]
     made = "\n\n".join(section(document, name) for document, name in zip(documents, names, strict=True))
