@@ -1,20 +1,30 @@
 """The documents are true: folders, commands, import arrows and links exist as they say, and nothing names a machine."""
 
+import argparse
 import ast
+import importlib
+import json
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 
 import benchmarks.__main__
 import models.__main__
 import serving.__main__
+from routing.records import RequestedModel
+from serving.api.chat import read_chat
+from serving.api.fields import WireLimits
+from serving.commands.plan import plan
+from serving.config import SECRET, parse_config
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "deploy/README.md", "benchmarks/README.md"]
@@ -221,6 +231,76 @@ def test_commands_are_named_at_all() -> None:
         ("models", "fetch"),
         ("benchmarks", "gateway"),
     } <= commands_named()
+
+
+def blocks(document: str, language: str) -> list[str]:
+    """The code blocks of a language, at least one."""
+    found = re.findall(rf"^```{language}\n(.*?)^```", read(document), re.MULTILINE | re.DOTALL)
+    assert found, f"{document} has no {language}"
+    return found
+
+
+def shell_commands(document: str) -> Iterator[list[str]]:
+    """The words of every command in the shell blocks, comments and line breaks taken out."""
+    for block in blocks(document, "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in re.split(r"\s&&\s", line):
+                if words := shlex.split(part, comments=True):
+                    yield words
+
+
+COMMANDS: dict[str, Mapping[str, tuple[str, str]]] = {
+    "serving": serving.__main__.COMMANDS,
+    "models": models.__main__.COMMANDS,
+    "benchmarks": benchmarks.__main__.BENCHMARKS,
+}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [words for name in ("README.md", "benchmarks/README.md") for words in shell_commands(name)],
+    ids=lambda words: " ".join(words)[:60],
+)
+def test_every_shell_command_is_understood(words: list[str]) -> None:
+    """A command of ours by its own parser, a make target by name, a curl by what the gateway reads."""
+    if words[0] == "make":
+        assert set(words[1:]) <= set(make_targets())
+    elif words[0] == "curl":
+        (url,) = [word for word in words if word.startswith("http://")]
+        assert url == "http://127.0.0.1:8000/v1/chat/completions"
+        body = read_chat(words[words.index("-d") + 1].encode(), WireLimits(), vocab_size=1)
+        assert body.model in set(RequestedModel)
+    elif words[0] == "export":
+        assert re.fullmatch(r"[A-Z_]+=\S+", words[1])
+    else:
+        assert words[:2] == [".venv/bin/python", "-m"]
+        package, command, *options = words[2:]
+        parser = argparse.ArgumentParser(exit_on_error=False)
+        importlib.import_module(COMMANDS[package][command][0]).add_arguments(parser)
+        parser.parse_args(options)
+
+
+def test_profiles_in_readme_are_read_as_a_profile_is() -> None:
+    for profile in blocks("README.md", "yaml"):
+        env = dict.fromkeys(SECRET.findall(profile), "a secret")
+        config = parse_config(yaml.safe_load(profile), env, "README.md")
+        assert config.cost.baseline in config.cost.frontier
+        assert {engine.name for engine in plan(config).engines} == {"router", "tier1"}  # raises when they do not fit
+
+
+def test_code_in_readme_asks_the_way_the_sdk_can() -> None:
+    for example in blocks("README.md", "python"):
+        options = [node for node in ast.walk(ast.parse(example)) if isinstance(node, ast.keyword)]
+        (model,) = [ast.literal_eval(node.value) for node in options if node.arg == "model"]
+        assert model in set(RequestedModel)
+        (url,) = [ast.literal_eval(node.value) for node in options if node.arg == "base_url"]
+        assert url == "http://127.0.0.1:8000/v1"
+
+
+def test_fields_that_readme_shows_are_fields_of_the_response() -> None:
+    documented = {row[0].strip("`") for row in table("deploy/README.md", "What a response says") if "-" not in row[0]}
+    for example in blocks("README.md", "json"):
+        assert set(json.loads(example)["tierwise"]) <= documented
 
 
 def test_ci_runs_what_the_readme_tells_a_newcomer_to_run() -> None:
