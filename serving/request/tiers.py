@@ -5,7 +5,7 @@ journey tests implement the same three protocols, so `cascade/answer.py` is the 
 """
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from serving.request.call import Adapter, Call
@@ -104,4 +104,3 @@ class Tiers:
     router: RouterModel | None
     tier1: DraftEngine
     frontier: FrontierModel
-    labels: dict[str, str] = field(default_factory=dict)
