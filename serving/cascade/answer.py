@@ -57,7 +57,7 @@ async def answer(exchange: Exchange) -> AsyncGenerator[Frame, None]:
         trace.fail(error)
         raise
     finally:
-        exchange.settle(trace.record())  # enqueues and returns; runs for failed and cancelled requests too
+        exchange.settle(trace.settle())  # enqueues and returns; runs for failed and cancelled requests too
 
 
 async def choose_tier(exchange: Exchange) -> Decision:

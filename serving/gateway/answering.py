@@ -72,7 +72,7 @@ async def within_budget(exchange: Answering, following: Following) -> Frames:
             trace.call = await budgets.admit(exchange.principal, exchange.call)
         except BaseException as error:
             trace.fail(error)
-            exchange.settle(trace.record())
+            exchange.settle(trace.settle())
             raise
         async with aclosing(following()) as frames:
             async for frame in frames:

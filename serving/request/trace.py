@@ -94,6 +94,7 @@ class RequestTrace:
     status: int = 200
     error: str | None = None
     bookings: list[Booking] = field(default_factory=list)
+    settled: RequestRecord | None = None
 
     @contextmanager
     def attempt(
@@ -154,7 +155,7 @@ class RequestTrace:
         if self.released is not None and self.outcome is RequestOutcome.ERROR:
             self.outcome = RequestOutcome.BROKEN
 
-    def _settle(self, booking: Booking) -> Attempt:
+    def _attempt(self, booking: Booking) -> Attempt:
         ended = booking.ended if booking.ended is not None else time.perf_counter()
         outcome = booking.outcome or AttemptOutcome.USED
         cost_usd, source = attempt_cost(
@@ -198,9 +199,14 @@ class RequestTrace:
             return None
         return (self.released or time.perf_counter()) - self.held_since
 
+    def settle(self) -> RequestRecord:
+        """The record of a request that has ended, kept for its metadata."""
+        self.settled = self.record()
+        return self.settled
+
     def record(self) -> RequestRecord:
         """The settled, frozen row with all its attempts."""
-        attempts = tuple(self._settle(b) for b in self.bookings)
+        attempts = tuple(self._attempt(b) for b in self.bookings)
         known = [a.cost_usd for a in attempts]
         served = self.served
         return RequestRecord(
@@ -231,7 +237,7 @@ class RequestTrace:
 
     def metadata(self) -> dict[str, Any]:
         """The `tierwise` object of a body or last chunk; the same facts as the ledger row."""
-        row = self.record()
+        row = self.settled or self.record()
         return {
             "version": METADATA_VERSION,
             "request_id": row.request_id,

@@ -89,6 +89,13 @@ def test_choice_of_the_replica_is_booked_and_told(trace: RequestTrace) -> None:
     }
 
 
+def test_metadata_are_those_of_the_settled_record(trace: RequestTrace) -> None:
+    frontier(trace, None, Frame(usage=Usage(input_tokens=100, output_tokens=10)))
+    row = trace.settle()
+    trace.config_hash = "another"
+    assert trace.metadata()["config_hash"] == row.config_hash != "another"
+
+
 @pytest.mark.parametrize("ending", [asyncio.CancelledError(), GeneratorExit()])
 def test_provider_we_hung_up_on_before_its_first_token_is_billed_for_the_prompt(
     trace: RequestTrace, ending: BaseException
