@@ -1,6 +1,6 @@
-"""Builds the stack from its configuration: engines, clients, ledger, gateway, once and in one place.
+"""Builds the stack from its configuration, once: engines, clients, ledger, gateway.
 
-`application` is what Ray Serve deploys; `build_stack` is what each ingress process holds. Nothing happens at import.
+Ray Serve deploys `application`. Each gateway process holds what `build_gateway` returns. Nothing happens at import.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ APPLICATION = "tierwise"
 
 
 def build_gateway(config: StackConfig, tier1: DraftEngine, router: RouterModel | None, tokenizer: Tokenizer) -> Gateway:
-    """Everything one ingress process needs, around tiers that already run."""
+    """Everything that one gateway process needs. The tiers already run."""
     ledger = Ledger(config.ledger)
     telemetry = Telemetry(config.hash, ledger)
     frontier = HostedClient(config.frontier, observer=telemetry, count_tokens=tokenizer.count)
@@ -97,7 +97,7 @@ def build_gateway(config: StackConfig, tier1: DraftEngine, router: RouterModel |
 
 
 def running(config: StackConfig, variant: Variant | None) -> Running:
-    """What decides a request under a variant of a release; None: under the profile. Raises ConfigInvalid."""
+    """The configuration under a variant of a release. None: under the profile. Raises ConfigInvalid."""
     changed = config if variant is None else with_overrides(config, variant.overrides)
     sections = replace(
         changed.sections(),
@@ -109,7 +109,7 @@ def running(config: StackConfig, variant: Variant | None) -> Running:
 
 @serve.ingress()
 class Ingress:
-    """The gateway as a Ray Serve deployment: one event loop, no engine of its own."""
+    """The gateway as a Ray Serve deployment. It has one event loop and no engine."""
 
     def __init__(
         self,
@@ -135,10 +135,10 @@ class Ingress:
             self._gateway.telemetry.watch(own.tracker)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """The name Ray Serve looks for; called after the constructor."""
+        """Ray Serve calls this by its name, after the constructor."""
         app = build_app(self._gateway)
         gc.collect()
-        gc.freeze()  # what was built stays: a collection then looks at requests alone and not at every module
+        gc.freeze()  # what was built stays, so a collection reads the objects of requests and not every module
         return app
 
 
@@ -159,9 +159,10 @@ def application(config: StackConfig) -> serve.Application:
 
 
 def build(args: dict[str, Any]) -> serve.Application:
-    """What `serve deploy` calls on the cluster, by its import path: serving.app:build.
+    """The application of a deployed profile. `serve deploy` calls it on the cluster, as serving.app:build.
 
-    args: {"profile": the tree of a profile}, as `python -m serving build` writes it; ${NAME} is looked up here, in the
-    environment of the cluster's nodes. Raises ConfigInvalid.
+    args: {"profile": the tree of a profile}, as `python -m serving build` writes it. ${NAME} is replaced here, from the
+        environment of the cluster's nodes.
+    Raises ConfigInvalid.
     """
     return application(parse_config(args["profile"], os.environ, "the deployed profile"))

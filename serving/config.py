@@ -1,7 +1,7 @@
-"""The one reader of configuration: a YAML profile, `STACK_*` variables over it, secrets as ${ENV}.
+"""Reads all configuration: a YAML profile, `STACK_*` variables over it, secrets as ${ENV}.
 
-Sections are frozen models beside the functions they steer; `StackConfig` is their tree. Unknown keys are refused by
-name, and the hash of the resolved tree (without its secrets) goes into every ledger row.
+Each section is a frozen model in the room that it configures. `StackConfig` is the tree of all sections. Unknown keys
+are refused by name. The hash of the resolved tree, without its secrets, goes into every ledger row.
 """
 
 import hashlib
@@ -44,16 +44,16 @@ SECRET = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 class HardwareConfig(Record):
-    """One kind of machine. Nothing is allocated by these numbers; a plan that does not fit them is refused."""
+    """One kind of machine. These numbers allocate nothing, but a plan that does not fit them is refused."""
 
     name: str = Field(min_length=1, description="in words")
-    gpus: int = Field(0, ge=0, description="of the whole cluster at its largest; 0: engines run on CPUs")
+    gpus: int = Field(0, ge=0, description="of the whole cluster at its largest, 0: engines run on CPUs")
     gpu_memory_gib: float | None = Field(None, gt=0, description="of one GPU, as nvidia-smi shows it, rounded down")
     memory_gib: float | None = Field(None, gt=0, description="host memory of one machine")
 
 
 class StackConfig(Record):
-    """The whole tree; each section's docstring says what it steers."""
+    """The whole tree. Each section's docstring says what it configures."""
 
     gateway: GatewayConfig = GatewayConfig()
     response: ResponseConfig = ResponseConfig()
@@ -84,20 +84,20 @@ class StackConfig(Record):
 
     @cached_property
     def hash(self) -> str:
-        """First 12 hex digits of the SHA-256 of the tree; secrets are masked, so it can be shown."""
+        """First 12 hex digits of the SHA-256 of the tree. Secrets are masked, so it can be shown."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def sections(self) -> Sections:
-        """What one request's path through the cascade is steered by."""
+        """The sections that decide one request in the cascade."""
         return Sections(self.policy, self.gate, self.draft, self.cascade)
 
 
 def load_config(path: Path, env: Mapping[str, str] = os.environ) -> StackConfig:
     """Read, overlay, resolve and validate a profile.
 
-    STACK_GATEWAY__PORT=9000 sets gateway.port; the value is read as YAML. "${NAME}" anywhere in a text is replaced by
-    that environment variable. Raises ConfigInvalid naming every key that is wrong, all at once.
+    STACK_GATEWAY__PORT=9000 sets gateway.port. The value is read as YAML. "${NAME}" anywhere in a text is replaced by
+    that environment variable. Raises ConfigInvalid naming every key that is wrong.
     """
     return parse_config(read_tree(path, env), env, str(path))
 
@@ -112,7 +112,7 @@ def with_overrides(config: StackConfig, overrides: Mapping[str, Mapping[str, Any
 
 
 def merged(tree: Any, over: Any) -> Any:
-    """`tree` with the values of `over`; mappings are merged, everything else is replaced. Changes neither."""
+    """`tree` with the values of `over`. Mappings are merged, everything else is replaced. Changes neither."""
     if not isinstance(tree, dict) or not isinstance(over, Mapping):
         return over
     return {**tree, **{key: merged(tree.get(key), value) for key, value in over.items()}}
@@ -141,7 +141,7 @@ def renamed(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse_config(tree: dict[str, Any], env: Mapping[str, str], name: str) -> StackConfig:
-    """The tree with its secrets put in, validated; `name` is what messages call it. Raises ConfigInvalid."""
+    """The validated tree with its secrets put in. Messages call it `name`. Raises ConfigInvalid."""
     try:
         return StackConfig.model_validate(resolve_secrets(renamed(tree), env, ""))
     except ValidationError as error:
@@ -150,7 +150,7 @@ def parse_config(tree: dict[str, Any], env: Mapping[str, str], name: str) -> Sta
 
 
 def overlay(tree: dict[str, Any], env: Mapping[str, str]) -> dict[str, Any]:
-    """The tree with STACK_* variables laid over it; nothing of the argument is changed."""
+    """The tree with STACK_* variables laid over it. The argument is not changed. Raises ConfigInvalid."""
     try:
         result: dict[str, Any] = json.loads(json.dumps(tree, default=str))
     except (TypeError, ValueError, RecursionError) as error:
@@ -171,7 +171,7 @@ def overlay(tree: dict[str, Any], env: Mapping[str, str]) -> dict[str, Any]:
 
 
 def resolve_secrets(value: Any, env: Mapping[str, str], path: str) -> Any:
-    """Replace ${NAME} in every text; the only way a secret enters the tree. Raises ConfigInvalid when it is unset."""
+    """Replace ${NAME} in every text. No secret enters the tree otherwise. Raises ConfigInvalid when it is unset."""
     if isinstance(value, dict):
         return {k: resolve_secrets(v, env, f"{path}.{k}" if path else str(k)) for k, v in value.items()}
     if isinstance(value, list):
@@ -190,7 +190,7 @@ def resolve_secrets(value: Any, env: Mapping[str, str], path: str) -> Any:
 def explain(error: ValidationError, tree: dict[str, Any]) -> str:
     """One line per wrong key: its dotted path, what is wrong, and the value seen unless it may be a secret.
 
-    tree: the profile before its secrets were put in; what holds ${NAME} there is shown as it is written there.
+    tree: the profile before its secrets were put in. A value that holds ${NAME} is shown as the profile has it.
     """
     lines = []
     for item in error.errors(include_url=False, include_context=False):

@@ -1,1 +1,1 @@
-"""Wire formats: what each endpoint accepts and how its answers look. No logic."""
+"""Wire formats: what each endpoint accepts and how its responses look. No logic."""

@@ -21,7 +21,7 @@ from serving.api.json_body import parse_body
 from serving.api.schema_limits import check_schema
 from serving.errors import InvalidRequest
 
-# Not sent on; `category` in it may name the request's category (routing/ladder/features.py).
+# Not sent on. `category` in it may name the request's category (routing/ladder/features.py).
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
 ]
@@ -52,7 +52,7 @@ class ChatCompletionBody(SamplingBody):
 
 
 def read_chat(raw: bytes, limits: WireLimits, vocab_size: int) -> ChatCompletionBody:
-    """A validated body of /v1/chat/completions. Raises InvalidRequest; param is the dotted path of the field."""
+    """A validated body of /v1/chat/completions. Raises InvalidRequest with the dotted path of the field."""
     body = validate(ChatCompletionBody, parse_body(raw))
     check_sampling(body, limits, vocab_size)
     check_conversation(body.messages)
@@ -90,7 +90,7 @@ def _check_tools(body: ChatCompletionBody) -> None:
 
 
 def chat_call(body: ChatCompletionBody) -> dict[str, Any]:
-    """The canonical body of a chat; see `formats.to_call_body`."""
+    """The canonical body of a chat (see `formats.to_call_body`)."""
     fields = {
         "max_completion_tokens": body.max_completion_tokens or body.max_tokens,
         "logprobs": body.logprobs,

@@ -18,7 +18,7 @@ Dropped = Annotated[Any, Field(description="Accepted and ignored.")]
 
 
 class Wire(BaseModel):
-    """A JSON object of the wire: types are exact (no "1" for 1), unknown fields are refused."""
+    """A JSON object in a request. Types are exact (no "1" for 1) and unknown fields are refused."""
 
     # Inputs stay out of pydantic's own messages: those may be logged, and prompts never are.
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
@@ -51,7 +51,7 @@ def text_or(other: type, name: str) -> Discriminator:
 
 
 class TextPart(Wire):
-    """One text part of a message. Parts are joined with a newline, as vLLM does; nothing is ever fetched."""
+    """One text part of a message. Parts are joined with a newline, as vLLM does. Nothing is ever fetched."""
 
     type: Literal["text"]
     text: Text
@@ -104,7 +104,7 @@ class UserMessage(Wire):
 
 
 class CalledFunction(Wire):
-    """The function of a tool call; arguments is JSON text as the model wrote it, valid or not."""
+    """The function of a tool call. `arguments` is JSON text as the model wrote it, valid or not."""
 
     name: Annotated[str, Field(pattern=NAME)]
     arguments: Text
@@ -120,7 +120,7 @@ class ToolCallMessage(Wire):
 
 
 class AssistantMessage(Wire):
-    """An earlier answer, which may be sent back as it came: what answers carry and prompts do not need is ignored."""
+    """An earlier answer, which may be sent back as it came. Fields that a prompt does not need are ignored."""
 
     role: Literal["assistant"]
     content: AssistantContent | None = None
@@ -154,7 +154,7 @@ Message = Annotated[
 
 
 class FunctionDefinition(Wire):
-    """A function the model may call; parameters is a JSON schema within the bounds of serving/api/schema_limits.py."""
+    """A function the model may call. `parameters`: a JSON schema within the bounds of serving/api/schema_limits.py."""
 
     name: Annotated[str, Field(pattern=NAME)]
     description: Text | None = None
@@ -163,7 +163,7 @@ class FunctionDefinition(Wire):
 
 
 class FunctionTool(Wire):
-    """A tool; only functions are supported."""
+    """A tool. Only functions are supported."""
 
     type: Literal["function"]
     function: FunctionDefinition
@@ -234,10 +234,10 @@ class StreamOptions(Wire):
 
 
 def check_conversation(messages: list[Message]) -> None:
-    """The rules between messages: answers say something, tool results answer the calls right before them.
+    """Check the rules between messages: answers are not empty, tool results follow the calls that they answer.
 
-    Raises InvalidRequest with the dotted path of the first message that breaks one. The frontier refuses such
-    conversations; refusing them here keeps both tiers to one contract.
+    The frontier refuses other conversations. Refusing them here gives both tiers the same contract.
+    Raises InvalidRequest with the dotted path of the first message that breaks a rule.
     """
     open_calls: dict[str, str] = {}  # id of a tool call that still needs its result -> path of the call
     for i, message in enumerate(messages):
@@ -279,9 +279,10 @@ def _check_answer(message: AssistantMessage, path: str) -> dict[str, str]:
 
 
 def check_arguments(text: str, path: str) -> None:
-    """JSON inside a JSON string is parsed again when the prompt is rendered, so it has to keep the same bounds.
+    """Check JSON inside a JSON string, which is parsed again when the prompt is rendered, against the same bounds.
 
-    Text that is not JSON is the model's own mistake and stays: the conversation must be able to go on.
+    Text that is not JSON is the model's own mistake and is accepted, so that the conversation can go on.
+    Raises InvalidRequest.
     """
     try:
         check_shape(text.encode())

@@ -27,7 +27,7 @@ class CompletionBody(SamplingBody):
 
 
 def read_completion(raw: bytes, limits: WireLimits, vocab_size: int) -> CompletionBody:
-    """A validated body of /v1/completions. Raises InvalidRequest; param is the dotted path of the field."""
+    """A validated body of /v1/completions. Raises InvalidRequest with the dotted path of the field."""
     body = validate(CompletionBody, parse_body(raw))
     check_sampling(body, limits, vocab_size)
     _prompt(body.prompt, limits.max_prompt_token_ids, vocab_size)
@@ -54,7 +54,7 @@ def _prompt(prompt: str | list[Any], max_ids: int, vocab_size: int) -> str | lis
 
 
 def completion_call(body: CompletionBody) -> dict[str, Any]:
-    """The canonical body of a completion; see `formats.to_call_body`."""
+    """The canonical body of a completion (see `formats.to_call_body`)."""
     prompt = body.prompt
     if isinstance(prompt, list) and isinstance(prompt[0], str | list):
         prompt = prompt[0]

@@ -1,7 +1,7 @@
-"""The OpenAI bodies we accept: an allow-list, checked to the last field before anything downstream sees a request.
+"""The fields that both endpoints share, and the checks of every field of a body.
 
-A field is honoured, accepted and ignored (it asks for nothing that changes the answer), or refused by name. Unknown
-fields are refused too: a parameter that is silently ignored reads to the caller as one that works.
+A field is honoured, or accepted and ignored (it changes nothing in the answer), or refused by name. Unknown fields are
+refused too, because a caller takes a parameter that is silently ignored for one that works.
 """
 
 from typing import Annotated, Any, TypeVar
@@ -21,9 +21,9 @@ from serving.api.chat_messages import (
 )
 from serving.errors import InvalidRequest
 
-# vLLM refuses several choices at temperature 0, which OpenAI serves; below this it would sample no colder anyway.
+# vLLM rejects n > 1 at temperature 0, OpenAI allows it. 0.01 gives practically the same answers.
 SMALLEST_TEMPERATURE_OF_MANY = 0.01
-SMALLEST_TOP_P = 1e-6  # top_p=0 means "the likeliest token alone"; vLLM takes (0, 1]
+SMALLEST_TOP_P = 1e-6  # top_p=0 means "the likeliest token alone", and vLLM takes (0, 1]
 
 _ENGINE = "it belongs to the engine, not to the caller"
 _DESTINATION = "where a request is sent is decided by the server's configuration"
@@ -115,7 +115,7 @@ class SamplingBody(Wire):
     user: Dropped = None
 
     def sampling_fields(self) -> dict[str, Any]:
-        """The shared fields of a call body, canonical; absent ones left out."""
+        """The shared fields of a call body in canonical form. Absent ones are left out."""
         temperature = self.temperature
         if temperature is not None and (self.n or 1) > 1:
             temperature = max(temperature, SMALLEST_TEMPERATURE_OF_MANY)
@@ -136,7 +136,7 @@ Body = TypeVar("Body", bound=SamplingBody)
 
 
 def request_body_openapi(model: type[BaseModel]) -> dict[str, Any]:
-    """The `requestBody` of an OpenAPI operation whose handler reads the bytes itself; references are inlined."""
+    """The `requestBody` of an OpenAPI operation whose handler reads the bytes itself. References are inlined."""
     schema = model.model_json_schema()
     return {
         "required": True,
@@ -156,7 +156,10 @@ def validate(model: type[Body], data: dict[str, Any]) -> Body:
 
 
 def check_sampling(body: SamplingBody, limits: WireLimits, vocab_size: int) -> None:
-    """Check what a field alone does not show. Raises InvalidRequest. vocab_size: tokens of tier 1's vocabulary."""
+    """Check the rules between fields and against the limits. Raises InvalidRequest.
+
+    vocab_size: tokens of tier 1's vocabulary.
+    """
     if body.n is not None and body.n > limits.max_choices:
         raise InvalidRequest(f"Invalid 'n': at most {limits.max_choices}, got {body.n}.", param="n")
     check_output_tokens(body.max_tokens, "max_tokens", limits)
@@ -225,7 +228,7 @@ def _path(loc: tuple[int | str, ...], unknown_key: bool) -> str:
 
 
 def _inline(node: Any, definitions: dict[str, Any]) -> Any:
-    """The schema with every local reference replaced by what it names; our models are not recursive."""
+    """The schema with every local reference replaced by what it names. Our models are not recursive."""
     if isinstance(node, list):
         return [_inline(item, definitions) for item in node]
     if not isinstance(node, dict):

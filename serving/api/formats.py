@@ -1,4 +1,4 @@
-"""The endpoints that ask a model: which body each reads, and the one form that all become."""
+"""Turns the body of each endpoint that asks a model into one canonical form."""
 
 from typing import Any
 
@@ -18,10 +18,13 @@ def requested_model(body: ChatCompletionBody | CompletionBody) -> RequestedModel
 
 
 def to_call_body(body: ChatCompletionBody | CompletionBody) -> dict[str, Any]:
-    """The body in one canonical form for tier 1, the frontier and the tokenizer; see Call.body.
+    """The body in one canonical form for tier 1, the frontier and the tokenizer (see Call.body).
 
-    Without model, stream and stream_options. Absent fields are left out; `stop` is a list; message contents are
-    strings ("" where there is none); the output limit is `max_completion_tokens` for chat and always present as
-    `max_tokens` for completions; a completions `prompt` is a string or a flat list of token ids.
+    model, stream, stream_options and absent fields are left out.
+    stop: a list.
+    messages: each content is a string, "" where there is none.
+    max_completion_tokens: the output limit of a chat.
+    max_tokens: the output limit of a completion, always present.
+    prompt: of a completion, a string or a flat list of token ids.
     """
     return chat_call(body) if isinstance(body, ChatCompletionBody) else completion_call(body)

@@ -15,7 +15,10 @@ def encode(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
 
 
 def retry_headers(error: StackError) -> dict[str, str]:
-    """What a client's own retries should know: when to come back (whole seconds, rounded up), or not to at once."""
+    """Headers that tell a client's own retries when to come back, or not to retry at once.
+
+    retry-after: whole seconds, rounded up.
+    """
     headers = {"x-should-retry": "false"} if error.tried_out else {}  # the openai and anthropic SDKs heed it
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, -int(-error.retry_after_s // 1)))

@@ -1,7 +1,7 @@
-"""Read bytes from a stranger as exactly one JSON object.
+"""Reads the bytes of a request as exactly one JSON object.
 
-Stricter than `json.loads` where leniency hides an attack or a mistake: nesting, size, duplicate keys, numbers no other
-parser would read the same way, and text that is not Unicode are all refused before anything is built from them.
+It is stricter than `json.loads`, which accepts attacks and mistakes. Deep nesting, large size, duplicate keys, numbers
+that another parser reads differently, and text that is not Unicode are refused before anything is built from them.
 """
 
 import json
@@ -14,12 +14,12 @@ import numpy as np
 from serving.errors import InvalidRequest
 
 MAX_DEPTH = 64
-# The longest honest body is a prompt of token ids; 2**18 leaves room for one of 128k tokens twice over.
+# The longest honest body is a prompt of token ids. 2**18 is enough for two prompts of 128k tokens.
 MAX_VALUES = 2**18
-INT64_DIGITS = 20  # "-9223372036854775808"; a longer literal is out of range without being read
+INT64_DIGITS = 20  # "-9223372036854775808", and a longer literal is out of range
 
 # Whole string literals. Possessive and with an optional end quote, so that every match attempt consumes what it has
-# looked at: linear in the body, also for a million escaped quotes without an end.
+# read. That is linear in the body, also for a million escaped quotes without an end.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -31,7 +31,7 @@ def parse_body(raw: bytes) -> dict[str, Any]:
 
     Raises InvalidRequest for an empty body, a BOM, invalid UTF-8, anything but one object, nesting deeper than
     MAX_DEPTH, more than MAX_VALUES values, duplicate keys, NaN and infinities, integers beyond 64 bit and lone
-    surrogates. Linear in len(raw); the caller bounds len(raw).
+    surrogates. The time is linear in len(raw), which the caller bounds.
     """
     if not raw.strip():
         raise InvalidRequest("The request body is empty; send a JSON object.")
@@ -60,7 +60,7 @@ def parse_body(raw: bytes) -> dict[str, Any]:
 
 
 def check_shape(raw: bytes) -> None:
-    """Depth and number of values, seen from the brackets and commas outside strings; nothing is built yet.
+    """Check depth and number of values by the brackets and commas outside strings. Nothing is built yet.
 
     Raises InvalidRequest beyond MAX_DEPTH or MAX_VALUES.
     """
@@ -97,14 +97,14 @@ def _finite_float(literal: str) -> float:
 
 
 def _int64(literal: str) -> int:
-    # The length first: Python refuses to read integers of thousands of digits, with an error of its own.
+    # The length is checked first, because Python refuses integers of thousands of digits with an error of its own.
     if len(literal) > INT64_DIGITS or not -(2**63) <= (value := int(literal)) < 2**63:
         raise InvalidRequest(f"The integer {literal[:40]} does not fit in 64 bits.")
     return value
 
 
 def refuse_surrogates(value: Any) -> None:
-    """Escapes such as \\ud83d without their other half decode to text that no encoder accepts."""
+    """Refuse escapes such as \\ud83d without their other half, which decode to text that no encoder accepts."""
     pending: list[tuple[str, Any]] = [("", value)]
     while pending:
         path, item = pending.pop()

@@ -1,6 +1,6 @@
-"""Bounds for JSON schemas that strangers send, so that compiling or checking one takes bounded time.
+"""Limits JSON schemas that clients send, so that compiling or checking one takes bounded time.
 
-A schema becomes a grammar in the engine and a validator in the gate. Neither bounds its own work: references are
+A schema becomes a grammar in the engine and a validator in the gate. Neither bounds its own work. References are
 expanded, counts unrolled and patterns turned into automata, so a hundred bytes could cost minutes and gigabytes.
 """
 
@@ -14,7 +14,7 @@ from pydantic_core import SchemaError, SchemaValidator, core_schema
 from serving.errors import InvalidRequest
 
 MAX_SCHEMA_BYTES = 64 * 1024
-MAX_SCHEMA_DEPTH = 32  # levels of JSON; OpenAI allows 10 levels of objects, each of which takes two
+MAX_SCHEMA_DEPTH = 32  # levels of JSON, and OpenAI allows 10 levels of objects, each of which takes two
 MAX_SUBSCHEMAS = 4_000
 MAX_PROPERTIES = 256  # of one object: a grammar for n optional ones costs n**2, 0.8 CPU seconds at 256 (xgrammar 0.2.8)
 MAX_ENUM_VALUES = 1_000  # OpenAI's bound
@@ -27,7 +27,8 @@ MAX_PATTERN_REPEAT = 256
 MAX_IN_PLACE = 1_000
 MAX_IN_PLACE_DEPTH = 64
 
-# Where subschemas live; everything under another keyword is data. "In place" judges the same value as its parent.
+# The keywords that hold subschemas. Everything under another keyword is data. A subschema "in place" judges the same
+# value as its parent.
 _IN_PLACE = frozenset(("not", "if", "then", "else"))
 _IN_PLACE_LISTS = frozenset(("allOf", "anyOf", "oneOf"))
 _IN_PLACE_MAPS = frozenset(("dependentSchemas",))
@@ -44,7 +45,7 @@ Schema = dict[str, Any] | bool
 
 
 class _OutOfBounds(Exception):
-    """What is wrong with a schema; check_schema adds where."""
+    """What is wrong with a schema. check_schema adds the parameter's name."""
 
 
 def check_schema(schema: dict[str, Any], param: str) -> None:
@@ -132,7 +133,7 @@ def _check_pattern(pattern: Any) -> None:
 
 
 def _resolve(reference: Any, root: dict[str, Any]) -> Schema:
-    """What a $ref names. Only pointers into the same schema are followed; nothing is ever fetched."""
+    """What a $ref names. Only pointers into the same schema are followed. Nothing is ever fetched."""
     if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
         raise _OutOfBounds("'$ref' must point into the schema itself, as '#/$defs/name' does")
     node: Any = root
@@ -153,7 +154,7 @@ def _in_place(schema: dict[str, Any]) -> Iterator[Schema]:
 
 
 def _nested(schema: dict[str, Any]) -> Iterator[Schema]:
-    """Subschemas that judge a part of the value, or wait under a name to be referred to."""
+    """Subschemas that judge a part of the value, or that a $ref may name."""
     return _children(schema, _NESTED, _NESTED_LISTS, _NESTED_MAPS)
 
 
@@ -191,8 +192,8 @@ def _all(root: dict[str, Any]) -> Iterator[Schema]:
 def _in_place_size(schema: Schema, root: dict[str, Any], known: dict[int, int], depth: int) -> int:
     """How many subschemas judge one value that `schema` judges, references followed.
 
-    known: size by id of the subschemas done. A reference that leads back to itself without descending into the value
-    never ends, so it runs into the bound on depth.
+    known: size by id of the subschemas done.
+    A reference that leads back to itself without descending into the value never ends, so the bound on depth stops it.
     """
     if isinstance(schema, bool):
         return 1

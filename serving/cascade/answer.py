@@ -1,7 +1,7 @@
-"""The tour: one request from its decision to its ledger row.
+"""Answers one request, from its decision to its ledger row. Read this file first.
 
-Choose a tier, let tier 1 draft, let the gate rule, fall back to the frontier, settle the bill. A reader who has read
-this file knows the product; every station is one line here, a pure function in `routing/` and a field of the trace.
+Choose a tier, let tier 1 draft, let the gate judge, fall back to the frontier, settle the cost. Each step is one line
+here, a pure function in `routing/` and a field of the trace.
 """
 
 import asyncio
@@ -35,10 +35,11 @@ FRONTIER_DOWN = (FrontierUnavailable, FrontierRateLimited, DeadlineExceeded)
 
 
 async def answer(exchange: Exchange) -> AsyncGenerator[Frame, None]:
-    """Answer one request; a draft the gate rejects is replaced before its first byte leaves.
+    """Answer one request. A draft that the gate rejects is replaced before its first byte leaves.
 
-    Yields the frames the client may see. Raises a StackError: before the first frame it becomes the HTTP status, after
-    it an error frame. Closing the generator stops whatever runs for the request, wherever it runs.
+    Yields the frames that the client may see.
+    Raises a StackError. Before the first frame it becomes the HTTP status, after it an error frame.
+    Closing the generator stops everything that runs for the request, in every process.
     """
     trace = exchange.trace
     draft: GatedDraft | None = None
@@ -57,11 +58,11 @@ async def answer(exchange: Exchange) -> AsyncGenerator[Frame, None]:
         trace.fail(error)
         raise
     finally:
-        exchange.settle(trace.settle())  # enqueues and returns; runs for failed and cancelled requests too
+        exchange.settle(trace.settle())  # only puts it in a queue, and runs for failed and cancelled requests too
 
 
 async def choose_tier(exchange: Exchange) -> Decision:
-    """Explicit rules first; only what they leave open is worth the router's time."""
+    """Explicit rules decide first. The router is asked only about the requests that they leave open."""
     call, tiers, config = exchange.call, exchange.tiers, exchange.sections
     try:
         decision = decide_by_rules(
@@ -87,7 +88,7 @@ async def choose_tier(exchange: Exchange) -> Decision:
 
 
 async def router_score(exchange: Exchange) -> float | None:
-    """p(tier 1 will do), or None when the router is absent, down, full or slow: the policy knows what to do then."""
+    """p(tier 1 is good enough). None when the router is absent, down, full or slow: the policy decides without it."""
     router = exchange.tiers.router
     if router is None:
         return None
@@ -99,11 +100,11 @@ async def router_score(exchange: Exchange) -> float | None:
             booking.outcome = AttemptOutcome.USED
             return score.p_yes
     except (RouterFailed, QueueFull, TimeoutError):
-        return None  # counted from the failed attempt's row
+        return None  # the failed attempt's row is counted
 
 
 async def frontier_or_degraded(exchange: Exchange, draft: GatedDraft | None) -> AsyncGenerator[Frame, None]:
-    """The frontier's answer; when none has one, the draft marked degraded if the policy allows.
+    """The frontier's answer. When no provider has one: the draft, marked degraded, if the policy allows it.
 
     draft: what tier 1 wrote and the gate rejected. None: tier 1 was not asked.
     """
@@ -124,7 +125,10 @@ async def frontier_or_degraded(exchange: Exchange, draft: GatedDraft | None) -> 
 
 
 def may_degrade(exchange: Exchange) -> bool:
-    """Whether tier 1 may stand in for the frontier: allowed, the frontier was not asked for by name, and it fits."""
+    """Whether tier 1 may answer when the frontier is down.
+
+    The configuration must allow it, the prompt must fit, and the client must not have named the frontier.
+    """
     call = exchange.call
     return (
         exchange.sections.cascade.degrade_when_frontier_down

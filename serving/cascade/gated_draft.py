@@ -1,7 +1,7 @@
-"""Hold the draft's frames back until the gate has ruled, then release the real ones or none.
+"""Holds the draft's frames back until the gate has judged it, then releases all of them or none.
 
-`full` holds the whole draft, `prefix(n)` its first n tokens, `off` nothing. The draft is watched token by token; a lost
-one is aborted in the engine at once, so the frontier call starts before the draft would have ended.
+`full` holds the whole draft, `prefix(n)` its first n tokens, `off` nothing. The gate reads the draft token by token. A
+draft that is sure to be rejected is aborted in the engine at once, so that the frontier starts earlier.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from serving.request.trace import Booking, RequestTrace
 
 
 class GatedDraft:
-    """One tier-1 draft behind its gate; after `release`, `trace.verdict` says what happened to it."""
+    """One tier-1 draft and its gate. After `release`, `trace.verdict` says what happened to it."""
 
     def __init__(self, exchange: Exchange) -> None:
         call, sections = exchange.call, exchange.sections
@@ -44,12 +44,14 @@ class GatedDraft:
         self._complete = False
 
     async def release(self) -> AsyncGenerator[Frame, None]:
-        """Draft and yield what may be shown; yields nothing when the draft is lost, rejected or failed.
+        """Draft and yield the frames that may be shown. Yields nothing when the draft is aborted, rejected or failed.
 
-        A tier 1 that the client asked for by name is shown as it comes; its verdict is only put on record.
+        When the client asked for tier 1 by name, its frames are released as they come. The verdict is only recorded.
 
-        Raises StreamBroken when tier 1 fails after frames were released, Tier1Failed when it was asked for by name and
-        fails, QueueFull when it is full and may not spill, InvalidRequest when the engine refuses the request itself.
+        Raises StreamBroken when tier 1 fails after frames were released.
+        Raises Tier1Failed when it was asked for by name and fails.
+        Raises QueueFull when it is full and may not spill.
+        Raises InvalidRequest when the engine refuses the request itself.
         """
         exchange, trace, policy = self._exchange, self._exchange.trace, self._policy
         alone = asked_for_alone(trace)
@@ -79,7 +81,7 @@ class GatedDraft:
                 if releasing and trace.released is not None and exchange.call.stream:
                     booking.outcome = AttemptOutcome.BROKEN
                     raise StreamBroken("tier 1 failed after part of its answer was sent; the answer is cut") from error
-                trace.take_back()  # a whole answer leaves in one piece at its end: nobody has seen anything of it
+                trace.take_back()  # a whole answer leaves in one piece at its end, so the client has seen nothing of it
                 booking.outcome = AttemptOutcome.FAILED
                 if isinstance(error, QueueFull) and not exchange.sections.draft.spill_when_full:
                     raise
@@ -88,24 +90,24 @@ class GatedDraft:
                 trace.verdict = Verdict(accepted=False, reasons=(failure_reason(error),))
                 return
             booking.outcome = AttemptOutcome.SERVED
-            if releasing:  # too late to act on; on record, so that the policy's price in bad answers is known
+            if releasing:  # too late to act on, but recorded: it shows how many bad answers the policy lets through
                 trace.verdict = await self._rule(shown=True)
                 return
-            booking.ended = time.perf_counter()  # the judge's time is not the draft's
+            booking.ended = time.perf_counter()  # the time of the judge does not count as the draft's
             trace.verdict = await self._rule()
             if not trace.verdict.accepted:
                 booking.outcome = AttemptOutcome.REJECTED
                 trace.rejected_text = self._watch.evidence().choices[0].text
                 return
-            booking.outcome = None  # until the last frame has left: the client may leave before
+            booking.outcome = None  # not SERVED before the last frame has left, because the client may leave earlier
             for frame in self._held:
                 yield self._serve(booking, frame)
             booking.outcome = AttemptOutcome.SERVED
 
     async def release_degraded(self) -> AsyncGenerator[Frame, None]:
-        """The frontier is down: yield the complete draft although the gate rejected it, or draft now if none was made.
+        """Yield the complete draft although the gate rejected it, because the frontier is down.
 
-        Yields nothing when there is no complete draft to show.
+        Without a draft tier 1 drafts now. Yields nothing when there is no complete draft to show.
         """
         trace = self._exchange.trace
         trace.degraded = True
@@ -153,9 +155,10 @@ class GatedDraft:
         return frame
 
     async def _rule(self, *, shown: bool = False) -> Verdict:
-        """The cheap checks first; a dear signal is bought only where it can still change the ruling.
+        """Run the cheap checks first. A paid signal is asked for only where it can still change the verdict.
 
-        shown: the draft is with the client already, so nothing can; but an explored request has every signal bought.
+        shown: the client already has the draft, so the verdict is only recorded. Requests in the exploration share
+        still collect every signal.
         """
         call, gate, evidence = self._exchange.call, self._exchange.sections.gate, self._watch.evidence()
         explores = explored(call.request_id, gate)
@@ -169,7 +172,7 @@ class GatedDraft:
 
 
 def asked_for_alone(trace: RequestTrace) -> bool:
-    """Whether the client named tier 1 itself, or its budget did: it answers alone, ungated and without a fallback."""
+    """Whether the client or its budget chose tier 1, which then answers alone: no gate, no fallback."""
     alone = (DecisionReason.REQUESTED, DecisionReason.BUDGET)
     return trace.decision is not None and trace.decision.reason in alone
 

@@ -1,7 +1,7 @@
-"""Buy the dear signals on a draft: the router model's verdict, and further samples of tier 1.
+"""Asks models for extra evidence about a draft: the router model's verdict, and further samples of tier 1.
 
-Each is an attempt of its own in the ledger and ends with the request. What cannot be had is evidence too: the gate
-reads a missing answer as a reason to reject.
+Each is an attempt of its own in the ledger and ends with the request. If a model does not answer, the gate rejects the
+draft.
 """
 
 import asyncio
@@ -13,12 +13,15 @@ from routing.text.answers import agreement_of
 from serving.cascade.exchange import Exchange
 from serving.errors import InvalidRequest, QueueFull, RouterFailed, Tier1Failed
 
-# What a sample may not inherit: it is drawn, not asked for, and nobody reads its logprobs.
+# What a sample does not take from the request: the gate sets how it is drawn, and nobody reads its logprobs.
 NOT_SAMPLED = frozenset({"n", "temperature", "top_p", "seed", "logprobs", "top_logprobs"})
 
 
 async def ask_for(signal: Signal, exchange: Exchange, evidence: DraftEvidence) -> DraftEvidence:
-    """The evidence with one signal more, or with a note that it was asked for in vain. Never raises for a failure."""
+    """The evidence with one more signal, or with a note that it was asked for in vain.
+
+    A failure of the model raises nothing.
+    """
     evidence = evidence.model_copy(update={"asked": (*evidence.asked, signal)})
     try:
         async with asyncio.timeout(exchange.sections.draft.judge_timeout_s):
@@ -27,11 +30,11 @@ async def ask_for(signal: Signal, exchange: Exchange, evidence: DraftEvidence) -
             samples = await draw_samples(exchange)
             return evidence.model_copy(update={"agreement": agreement_of(evidence.choices[0].text, samples)})
     except (RouterFailed, Tier1Failed, QueueFull, InvalidRequest, TimeoutError):
-        return evidence  # counted from the failed attempt's row
+        return evidence  # the failed attempt's row is counted
 
 
 async def verdict(exchange: Exchange, evidence: DraftEvidence) -> float | None:
-    """p(the draft is good) of the worst choice, every one judged; None without a router."""
+    """p(the draft is good) of the worst choice. Every choice is judged. None without a router."""
     router = exchange.tiers.router
     if router is None:
         return None
@@ -46,7 +49,7 @@ async def verdict(exchange: Exchange, evidence: DraftEvidence) -> float | None:
 
 
 async def draw_samples(exchange: Exchange) -> list[str]:
-    """Further answers of tier 1 to the same prompt, drawn in one call, so that the prompt is computed once at most."""
+    """Further answers of tier 1 to the same prompt. One call draws them all, so the prompt is computed once at most."""
     call, tier1, gate = exchange.call, exchange.tiers.tier1, exchange.sections.gate
     texts = [""] * gate.n_samples
     body = {name: value for name, value in call.body.items() if name not in NOT_SAMPLED}

@@ -1,7 +1,7 @@
-"""What decides a request right now: the profile, or a release of the registry laid over it, swapped while serving.
+"""Watches the registry for a promoted release and applies it over the profile while serving.
 
-The release file is looked at every poll_s, off the event loop; a good one replaces what runs by one assignment, a bad
-one is refused as a whole. A request takes its configuration once, when it arrives, and keeps it to its end.
+The release file is read every poll_s, outside the event loop. A good one replaces the running configuration by one
+assignment. A bad one is refused as a whole. A request takes its configuration when it arrives and keeps it to its end.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ from serving.request.call import Adapter
 
 log = logging.getLogger(__name__)
 
-LOAD_TIMEOUT_S = 30.0  # for a replica to read an adapter: a busy CPU engine takes part of a second
+LOAD_TIMEOUT_S = 30.0  # for a replica to read an adapter, which takes a busy CPU engine less than a second
 
 
 class PromotionConfig(Record):
-    """Where promoted releases come from (`python -m models promote`); without a registry the profile alone decides."""
+    """Where promoted releases come from (`python -m models promote`). Without a registry the profile alone decides."""
 
     registry: Path | None = Field(None, description="folder whose release.json is watched")
     poll_s: float = Field(0.5, gt=0, le=2, description="a promoted release serves within this and its loading time")
@@ -33,7 +33,7 @@ class PromotionConfig(Record):
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """What one request is decided by, and under which name that is booked."""
+    """The configuration that decides a request, and its name in the ledger."""
 
     sections: Sections
     config_hash: str
@@ -43,13 +43,13 @@ class ReleaseObserver(Protocol):
     """Told of every reload."""
 
     def reloaded(self, applied: bool, hashes: tuple[str, ...]) -> None:
-        """A release was applied or refused; hashes: what runs from now on, the stable one first."""
+        """A release was applied or refused. hashes: what runs from now on, the stable one first."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    """A release with both variants ready to decide."""
+    """A release whose variants are both ready to decide."""
 
     release: Release
     stable: Running
@@ -57,7 +57,7 @@ class _Loaded:
 
     @property
     def adapters(self) -> tuple[Adapter, ...]:
-        """What either variant may draft with."""
+        """The adapters that either variant may draft with."""
         variants = (self.stable, *([] if self.canary is None else [self.canary]))
         return tuple({a.served_as: a for v in variants for a in v.sections.adapters.values()}.values())
 
@@ -67,9 +67,10 @@ class _Loaded:
 
 
 class Releases:
-    """The configurations of one ingress process. `build` makes one of a variant (None: the profile as it is).
+    """The configurations of one gateway process.
 
-    A release that is bad at the start is refused like any other: the profile serves, and the metric tells.
+    build: makes the configuration of a variant. None: the profile as it is.
+    A release that is bad at the start is refused like any other. Then the profile serves, and a metric counts it.
     """
 
     def __init__(
@@ -88,12 +89,12 @@ class Releases:
 
     @property
     def registry(self) -> Path | None:
-        """The folder that is watched; None: promotions do not reach this process."""
+        """The folder that is watched. None: promotions do not reach this process."""
         return self._config.registry
 
     def pick(self, request_id: str) -> Running:
-        """What decides this request; request_id: our own, 32 hex digits."""
-        loaded = self._loaded  # one read: a swap between two would mix two releases
+        """The configuration that decides this request. request_id: our own, 32 hex digits."""
+        loaded = self._loaded  # read once: a swap between two reads would mix two releases
         if loaded is None:
             return self._profile
         if loaded.canary is not None and loaded.release.variant_for(request_id) is loaded.release.canary:
@@ -101,7 +102,7 @@ class Releases:
         return loaded.stable
 
     def start(self) -> None:
-        """Begin to watch; needs the event loop of the process."""
+        """Begin to watch. Needs the event loop of the process."""
         if self._config.registry is not None:
             self._task = asyncio.create_task(self._watch())
 
@@ -112,16 +113,16 @@ class Releases:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def reload(self) -> None:
-        """Look at the file once: apply what is new and good, refuse what is new and bad, keep what runs otherwise.
+        """Read the file once. Apply a new release that is good, refuse one that is bad.
 
-        An adapter that it names is read by the replicas with the first request for it.
+        The replicas read an adapter that it names with the first request for it.
         """
         loaded = self._look()
         if loaded is not None:
             self._apply(loaded)
 
     async def follow(self) -> None:
-        """The same while serving: off the event loop, and the replicas have read its adapters before it is applied."""
+        """The same while serving, outside the event loop. The replicas read its adapters before it is applied."""
         loaded = await asyncio.to_thread(self._look)
         if loaded is None:
             return
@@ -132,7 +133,10 @@ class Releases:
         self._apply(loaded)
 
     async def _unloadable(self, adapter: Adapter) -> str | None:
-        """Why the replicas cannot have it; None when they have, or when none answers now: they read it later then."""
+        """Why the replicas cannot load it. None when they have, or when none answers now.
+
+        In the second case they read it later.
+        """
         if self._load_adapter is None:
             return None
         try:
@@ -143,14 +147,14 @@ class Releases:
             return None
 
     def _look(self) -> _Loaded | None:
-        """What a new release file says; None when there is none, or none that is good."""
+        """The release of a new file. None when there is no new file or it is bad."""
         if self._config.registry is None:
             return None
         path = self._config.registry / RELEASE_FILE
         try:
             stat = path.stat()
         except OSError:
-            return None  # nothing was promoted yet, or the disk is away: what runs goes on
+            return None  # nothing was promoted yet, or the disk is away: the running configuration stays
         seen = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
         if seen == self._seen:
             return None
@@ -179,12 +183,12 @@ class Releases:
             await asyncio.sleep(self._config.poll_s)
             try:
                 await self.follow()
-            except Exception:  # a bug must not end the watching
+            except Exception:  # a bug must not end the task
                 log.exception("reload")
 
 
 def load(path: Path, build: Callable[[Variant | None], Running]) -> _Loaded:
-    """Read a release and make both its variants. Raises ConfigInvalid naming what is wrong with any of it."""
+    """Read a release and make both its variants. Raises ConfigInvalid naming everything that is wrong."""
     try:
         release = Release.model_validate_json(path.read_bytes())
     except OSError as error:

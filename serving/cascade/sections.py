@@ -1,4 +1,4 @@
-"""The sections of the configuration that steer one request."""
+"""The sections of the configuration that decide one request."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ class DraftConfig(Record):
 
     first_token_timeout_s: float = Field(30.0, gt=0)
     idle_timeout_s: float = Field(15.0, gt=0, description="longest gap between two frames of a draft")
-    judge_timeout_s: float = Field(10.0, gt=0, description="for each dear signal of the gate")
+    judge_timeout_s: float = Field(10.0, gt=0, description="for each paid signal of the gate")
     spill_when_full: bool = Field(False, description="a full tier 1 sends the request to the frontier instead of 429")
 
 
@@ -32,7 +32,7 @@ class CascadeConfig(Record):
 
 @dataclass(frozen=True, slots=True)
 class Sections:
-    """The sections of the configuration that steer one request, and the trained heads that they name."""
+    """The sections of the configuration that decide one request, and the trained heads that they name."""
 
     policy: PolicyConfig
     gate: GateConfig
@@ -42,6 +42,6 @@ class Sections:
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
 
     def adapter_of(self, category: str) -> Adapter | None:
-        """What tier 1 drafts a category with; None: its model as it is."""
+        """The adapter that tier 1 drafts a category with. None: its model without an adapter."""
         name = adapter_of(category, self.policy)
         return None if name is None else self.adapters[name]

@@ -1,4 +1,4 @@
-"""The stations of one request, in their order. Nothing is decided here."""
+"""Lists the stations that a request passes, in order. Nothing is decided here."""
 
 import hashlib
 import time
@@ -121,7 +121,7 @@ async def complete(gateway: Gateway, request: Request, api: Api) -> AnswerRespon
 
 
 def claim_key(gateway: Gateway, request: Request, call: Call, raw: bytes) -> Replay | Token | None:
-    """The right to run a request that carries an idempotency key, or its answer; None without a key."""
+    """The right to run a request that carries an idempotency key, or its earlier answer. None without a key."""
     key = request.headers.get(IDEMPOTENCY_HEADER)
     if key is None:
         return None
@@ -129,7 +129,7 @@ def claim_key(gateway: Gateway, request: Request, call: Call, raw: bytes) -> Rep
 
 
 async def kept(frames: Frames, token: Token) -> Frames:
-    """The frames, remembered for a retry once they are complete."""
+    """The same frames. Once they are complete they are stored for a retry."""
     seen: list[Frame] = []
     try:
         async with aclosing(frames):
@@ -142,7 +142,7 @@ async def kept(frames: Frames, token: Token) -> Frames:
 
 
 def replay_response(gateway: Gateway, call: Call, replay: Replay, client_id: str) -> AnswerResponse:
-    """An earlier answer once more: nobody is called and nothing is billed."""
+    """Sends an earlier answer again. No model is called and nothing is billed."""
     return AnswerResponse(
         replayed(replay),
         stream=call.stream,
@@ -160,7 +160,10 @@ async def replayed(replay: Replay) -> Frames:
 
 
 def decision_headers(trace: RequestTrace) -> dict[str, str]:
-    """At most ten x-tierwise-* headers; what is not known yet when headers leave is in the last chunk instead."""
+    """At most ten x-tierwise-* headers.
+
+    A fact that is not known yet when the headers are sent is in the last chunk instead.
+    """
     known = {
         "version": METADATA_VERSION,
         "request-id": trace.call.request_id,
@@ -172,5 +175,5 @@ def decision_headers(trace: RequestTrace) -> dict[str, str]:
         "verdict": None if trace.verdict is None else ("accepted" if trace.verdict.accepted else "rejected"),
         "degraded": "true" if trace.degraded else None,
     }
-    # A provider's name for its model and a configured category are anybody's words; the metadata has them unchanged.
+    # A provider and an operator choose the names of models and categories. The metadata has them unchanged.
     return {f"x-tierwise-{name}": value for name, value in known.items() if value is not None and fits_header(value)}

@@ -1,4 +1,4 @@
-"""The HTTP side of budgets: everybody sees their own, an admin key sees and sets all."""
+"""The HTTP routes of budgets. Each key sees its own, an admin key sees and sets all."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def add_budget_routes(app: FastAPI, keys: KeyRing, budgets: Budgets) -> None:
 
     @router.get("/v1/budgets/{tenant:path}")
     async def of_tenant(request: Request, tenant: str) -> JSONResponse:
-        """One tenant's; another tenant's does not exist for you."""
+        """The budgets of one tenant. For a key of another tenant they do not exist."""
         principal = keys.authenticate(request.headers.get("authorization"))
         if tenant != principal.tenant and not principal.admin:
             raise NotFound("no such budget")
@@ -47,7 +47,7 @@ def add_budget_routes(app: FastAPI, keys: KeyRing, budgets: Budgets) -> None:
 
     @router.put("/admin/budgets")
     async def put(request: Request) -> JSONResponse:
-        """Set one: {"scope", "subject", "period", "hard_usd", "soft_usd"}."""
+        """Set a budget: {"scope", "subject", "period", "hard_usd", "soft_usd"}."""
         admin(request)
         budget = read_budget(await small_body(request))
         await budgets.put(budget)
@@ -55,7 +55,7 @@ def add_budget_routes(app: FastAPI, keys: KeyRing, budgets: Budgets) -> None:
 
     @router.delete("/admin/budgets/{scope}/{period}/{subject:path}")
     async def remove(request: Request, scope: str, period: str, subject: str) -> JSONResponse:
-        """Lift one."""
+        """Remove a budget."""
         admin(request)
         if scope not in set(Scope) or period not in set(Period):
             raise NotFound("no such budget")
@@ -67,7 +67,7 @@ def add_budget_routes(app: FastAPI, keys: KeyRing, budgets: Budgets) -> None:
 
 
 async def small_body(request: Request) -> bytes:
-    """The body, given up on when it cannot be a budget any more. Raises InvalidRequest."""
+    """The body. Raises InvalidRequest when it is larger than any budget."""
     raw = bytearray()
     async for part in request.stream():
         raw += part

@@ -1,4 +1,7 @@
-"""`/dashboard`: the page and its data. The page holds no figure; the data need an admin key where keys are in use."""
+"""`/dashboard`: the page and its data.
+
+The page holds no figure. The data need an admin key where keys are in use.
+"""
 
 import asyncio
 import json
@@ -37,7 +40,7 @@ REPORT_TTL_S = 10.0  # a report of a large ledger takes seconds of a core
 REPORT_TIMEOUT_S = 300.0
 STATS_TIMEOUT_S = 1.0
 N_LATEST = 20
-AUDIT_FILE = "audit.jsonl"  # of the registry; `python -m models history` writes it out in full
+AUDIT_FILE = "audit.jsonl"  # of the registry, `python -m models history` prints it in full
 AUDIT_TAIL_BYTES = 64 * 1024
 HEADERS = {
     "content-security-policy": "default-src 'none'; img-src data:; style-src 'self'; script-src 'self'; "
@@ -53,7 +56,7 @@ AskStats = Callable[[], Awaitable[EngineStats]]
 
 @dataclass(slots=True)
 class ReportCache:
-    """Reports by range, each made in a process of its own and kept for a moment; one at a time."""
+    """Reports by range. Each is made in a child process, one at a time, and kept for ttl_s."""
 
     ledger: LedgerConfig
     ttl_s: float = REPORT_TTL_S
@@ -73,7 +76,7 @@ class ReportCache:
 
 
 async def run_report(order: Order) -> str:
-    """One report from a child process, which ends with its caller. Raises LedgerUnavailable with the child's words."""
+    """One report from a child process, which ends with its caller. Raises LedgerUnavailable with its last message."""
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -102,7 +105,7 @@ async def run_report(order: Order) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """What the page shows beside the report: who can be asked for the state of this moment."""
+    """Where the page asks for the current state, which it shows beside the report."""
 
     keys: KeyRing
     budgets: Budgets
@@ -115,11 +118,11 @@ class Live:
 def add_dashboard_routes(app: FastAPI, ledger: LedgerConfig, live: Live) -> None:
     """The page, its two files and its data."""
     router = APIRouter(include_in_schema=False)
-    desk = ReportCache(ledger)
+    reports = ReportCache(ledger)
 
     @router.get("/dashboard")
     async def page() -> Response:
-        """The empty page; it asks for the data itself, and for a key where one is needed."""
+        """The empty page. It loads the data itself, and asks for a key where one is needed."""
         return Response(asset("page.html"), media_type="text/html; charset=utf-8", headers=HEADERS)
 
     @router.get("/dashboard/data")
@@ -139,7 +142,7 @@ def add_dashboard_routes(app: FastAPI, ledger: LedgerConfig, live: Live) -> None
             promotions=await asyncio.to_thread(promotions, live.registry),
             latest=await asyncio.to_thread(latest, ledger),
         )
-        body = f'{{"report":{await desk.report(name)},{now.model_dump_json()[1:]}'
+        body = f'{{"report":{await reports.report(name)},{now.model_dump_json()[1:]}'
         return Response(body, media_type="application/json", headers=HEADERS)
 
     @router.get("/dashboard/{name}")
@@ -153,7 +156,7 @@ def add_dashboard_routes(app: FastAPI, ledger: LedgerConfig, live: Live) -> None
 
 
 class DashboardNow(BaseModel):
-    """The state of this moment."""
+    """The current state."""
 
     generated_at: str
     in_flight: int
@@ -165,7 +168,7 @@ class DashboardNow(BaseModel):
 
 
 async def engine(tier: Tier, ask: AskStats) -> dict[str, Any]:
-    """One engine's load, or the code of why it does not say."""
+    """One engine's load, or an error code when it does not answer."""
     try:
         async with asyncio.timeout(STATS_TIMEOUT_S):
             stats = await ask()
@@ -192,7 +195,7 @@ def tracked_replicas(tracker: ReplicaTracker) -> list[dict[str, Any]]:
 
 
 def promotions(registry: Path | None) -> list[dict[str, Any]]:
-    """The newest steps of the registry's audit log, newest first; a line that is cut off is left out."""
+    """The newest steps of the registry's audit log, newest first. A line that is cut off is left out."""
     if registry is None:
         return []
     try:
@@ -213,7 +216,7 @@ def promotions(registry: Path | None) -> list[dict[str, Any]]:
 
 
 def latest(ledger: LedgerConfig) -> list[dict[str, Any]]:
-    """The requests that began last, newest first."""
+    """The latest requests, newest first."""
     reader = LedgerReader(ledger)
     try:
         return [summary(record) for record in reversed(reader.latest(N_LATEST))]
@@ -222,7 +225,7 @@ def latest(ledger: LedgerConfig) -> list[dict[str, Any]]:
 
 
 def summary(record: RequestRecord) -> dict[str, Any]:
-    """One request as a line of the page; verdict is the reasons of a rejection, empty when accepted."""
+    """One request as a line of the page. `verdict` holds the reasons of a rejection, empty when accepted."""
     return {
         "at": record.at,
         "tenant": record.tenant,

@@ -1,4 +1,4 @@
-"""What one gateway process holds. Built in app.py, passed to whoever answers."""
+"""What one gateway process holds. It is built in app.py and passed to the routes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -22,7 +22,7 @@ from serving.telemetry.spans import Spans
 
 
 class Tokenizer(Protocol):
-    """What renders a prompt into tier 1's token ids (serving/gateway/tokenizer.py)."""
+    """Renders a prompt into tier 1's token ids (serving/gateway/tokenizer.py)."""
 
     vocab_size: int
 
@@ -31,13 +31,13 @@ class Tokenizer(Protocol):
         ...
 
     def count(self, text: str) -> int:
-        """Tokens of one text, for usage that nobody else reports."""
+        """Number of tokens of one text, for answers whose provider reports no usage."""
         ...
 
 
 @dataclass
 class Gateway:
-    """What one gateway process holds, built once (serving/app.py) and passed in."""
+    """What one gateway process holds. It is built once, in serving/app.py."""
 
     tiers: Tiers
     tokenizer: Tokenizer
@@ -55,12 +55,12 @@ class Gateway:
     budgets: Budgets
     close: Callable[[], Awaitable[None]]
     spans: Spans | None = None
-    replica_id: str | None = None  # where several ingress processes share one address
+    replica_id: str | None = None  # where several gateway processes share one address
     probes: dict[str, tuple[float, str | None]] = field(default_factory=dict)
     probe_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def settle(self, row: RequestRecord) -> None:
-        """Book and count one finished request."""
+        """Write the ledger row of a finished request, settle its budget and count it."""
         self.ledger.record(row)
         self.budgets.settle(row)
         self.telemetry.observe(row)

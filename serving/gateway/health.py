@@ -1,4 +1,4 @@
-"""Is each tier able to generate a token, and how busy is it? What /readyz and /metrics ask, with the answers kept."""
+"""Probes whether each tier generates a token and how busy it is, for /readyz and /metrics."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ LOAD_TIMEOUT_S = 1.0
 
 
 async def show_load(gateway: Gateway) -> None:
-    """Put the engines' load into the metrics; an engine that does not answer at once keeps its last figures."""
+    """Put the engines' load into the metrics. An engine that does not answer in time keeps its last figures."""
     engines: dict[Tier, DraftEngine | RouterModel | None] = {
         Tier.TIER1: gateway.tiers.tier1,
         Tier.ROUTER: gateway.tiers.router,
@@ -27,7 +27,7 @@ async def show_load(gateway: Gateway) -> None:
 
 
 async def probe_tiers(gateway: Gateway) -> dict[str, str | None]:
-    """Per tier None or the code of what is wrong; asked again at most every probe_ttl_s."""
+    """An error code for each tier, or None. A tier is probed again only after probe_ttl_s."""
     probes = {"tier1": gateway.tiers.tier1.probe, "frontier": gateway.tiers.frontier.probe}
     if gateway.tiers.router is not None:
         probes["router"] = gateway.tiers.router.probe

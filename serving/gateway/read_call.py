@@ -1,4 +1,4 @@
-"""From an HTTP request to a `Call`: the body within its limit, validated, tokenized once; nothing else gets through."""
+"""Makes a `Call` of an HTTP request: reads its body within a limit, validates it and tokenizes it once."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +21,10 @@ MAX_ID_CHARS = 128
 
 
 async def read_body(request: Request, limit_bytes: int) -> bytes:
-    """The whole body, given up on at the first byte past the limit. Raises BodyTooLarge, UnsupportedMedia."""
+    """The whole body. Reading stops at the first byte past the limit.
+
+    Raises BodyTooLarge, UnsupportedMedia, ClientGone.
+    """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMedia("compressed bodies are not accepted; send the JSON uncompressed")
     if not request.headers.get("content-type", "application/json").lower().startswith("application/json"):
@@ -42,13 +45,13 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
 
 
 def header_id(request: Request, name: str) -> str | None:
-    """A client's identifier, if it is one we can safely echo: printable ASCII, at most 128 characters."""
+    """A client's identifier, if we can safely send it back: printable ASCII, at most 128 characters."""
     value = request.headers.get(name)
     return value if value and fits_header(value) else None
 
 
 def fits_header(value: str) -> bool:
-    """Whether a text that somebody else chose can be a header: printable ASCII, at most 128 characters."""
+    """Whether a text can be a header: printable ASCII, at most 128 characters."""
     return len(value) <= MAX_ID_CHARS and value.isascii() and value.isprintable()
 
 
@@ -62,7 +65,7 @@ async def make_call(
     request_id: str,
     sections: Sections,
 ) -> Call:
-    """The validated body, the one tokenization, the features and the server's own identifiers of one request."""
+    """Validate and tokenize one request, compute its features and give it the server's own identifiers."""
     read = read_chat if api is Api.CHAT else read_completion
     wire: ChatCompletionBody | CompletionBody = read(raw, gateway.config.wire, gateway.tokenizer.vocab_size)
     model, body = requested_model(wire), to_call_body(wire)
@@ -90,6 +93,6 @@ async def make_call(
 
 
 def last_text(body: Mapping[str, Any]) -> str:
-    """The newest text of the client: the last message, or the prompt."""
+    """The text of the last message, or the prompt."""
     text = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
     return text if isinstance(text, str) else ""

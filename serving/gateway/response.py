@@ -1,7 +1,8 @@
-"""Write released frames to the client: headers with the verdict, keep-alive, metadata, error frame, cancellation.
+"""Writes released frames to the client: headers with the verdict, keep-alive, metadata, error frame.
 
-One task pulls the cascade's frames, one writes them, one waits for the client to leave; whichever ends first ends the
-others. Between them stands a queue of a few frames, so a slow reader slows the engine instead of filling memory.
+One task pulls the cascade's frames, one writes them, one waits for the client to leave. When one of the last two ends,
+all are ended. A queue of a few frames stands between them, so that a slow reader slows the engine and memory stays
+small.
 """
 
 import asyncio
@@ -23,11 +24,11 @@ log = logging.getLogger(__name__)
 
 KEEP_ALIVE = b": waiting for the verdict\n\n"
 DONE = b"data: [DONE]\n\n"
-QUEUED_FRAMES = 16  # enough to decouple the tasks, small enough that a slow reader is felt upstream at once
+QUEUED_FRAMES = 16  # decouples the tasks, and is so small that a slow reader slows the engine at once
 
 
 class ResponseConfig(Record):
-    """How an answer is written."""
+    """How a response is written."""
 
     hold_headers_s: float = Field(2.0, ge=0, description="send headers without the verdict after this long")
     keepalive_s: float = Field(5.0, gt=0, description="gap between SSE comments while a stream is held")
@@ -35,9 +36,9 @@ class ResponseConfig(Record):
 
 
 class AnswerResponse(Response):
-    """An ASGI response that is fed by the cascade.
+    """An ASGI response whose frames come from the cascade.
 
-    headers, metadata: called when they are needed, so they carry whatever is known by then.
+    headers, metadata: called when they are written, so that they carry all that is known by then.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class AnswerResponse(Response):
         self._queue: asyncio.Queue[Frame | StackError | None] = asyncio.Queue(QUEUED_FRAMES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run until the answer is written or the client is gone; leaves no task behind."""
+        """Run until the response is written or the client is gone. No task is left behind."""
         pump = asyncio.create_task(self._pump())
         gone = asyncio.create_task(client_gone(receive))
         write = asyncio.create_task(self._write(send))
@@ -70,7 +71,7 @@ class AnswerResponse(Response):
             raise error
 
     async def _pump(self) -> None:
-        """Pull frames; what ends them (None or the error) is the last thing in the queue."""
+        """Pull frames into the queue. Its last item is what ended them: None or the error."""
         try:
             try:
                 async for frame in self._frames:
@@ -86,7 +87,7 @@ class AnswerResponse(Response):
             await self._queue.put(None)
 
     async def _next(self) -> Frame | None:
-        """The next frame, None at the end. Raises what the cascade raised."""
+        """The next frame, None at the end. Raises the StackError that the cascade raised."""
         item = await self._queue.get()
         if isinstance(item, StackError):
             raise item
@@ -119,7 +120,10 @@ class AnswerResponse(Response):
         await send_json(send, 200, body, self._late_headers())
 
     async def _write_stream(self, send: Send) -> None:
-        """SSE. Until headers are out an error is an HTTP status; afterwards it is a frame and there is no [DONE]."""
+        """Server-sent events.
+
+        Until the headers are sent an error is an HTTP status. Afterwards it is a frame, and no [DONE] follows.
+        """
         started = False
 
         async def start() -> None:
@@ -135,7 +139,7 @@ class AnswerResponse(Response):
         async def write(data: bytes) -> None:
             await send({"type": "http.response.body", "body": data, "more_body": True})
 
-        last: str | None = None  # a chunk that ends a choice waits for the next: the very last carries the metadata
+        last: str | None = None  # a chunk that ends a choice waits: the very last one carries the metadata
         try:
             first = asyncio.create_task(self._next())
             try:
@@ -184,7 +188,7 @@ async def client_gone(receive: Receive) -> None:
 
 
 def is_usage_only(frame: Frame) -> bool:
-    """Whether a chunk carries usage and no choice: sent only to clients that asked for usage."""
+    """Whether a chunk carries usage and no choice. Only clients that asked for usage get it."""
     return frame.usage is not None and frame.data is not None and not json.loads(frame.data).get("choices")
 
 

@@ -1,7 +1,6 @@
-"""The HTTP surface: read and refuse, then hand one `Call` to the cascade and its frames to `AnswerResponse`.
+"""The HTTP routes of the gateway, and the one place where errors are rendered in OpenAI's shape.
 
-Nothing is decided here. Bodies are read within a limit, errors are rendered in OpenAI's shape in one place, and
-whatever the request carries besides the allow-listed fields ends in this file.
+Nothing is decided here.
 """
 
 from collections.abc import AsyncGenerator
@@ -37,7 +36,7 @@ ANSWERING_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 
 
 def build_app(gateway: Gateway) -> FastAPI:
-    """The ASGI application of one ingress process."""
+    """The ASGI application of one gateway process."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
@@ -104,7 +103,7 @@ def build_app(gateway: Gateway) -> FastAPI:
 
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
-        """Prometheus text; needs an admin key where keys are in use."""
+        """Prometheus text. Needs an admin key where keys are in use."""
         if not gateway.keys.authenticate(request.headers.get("authorization")).admin:
             raise Forbidden("metrics need an admin key")
         await show_load(gateway)
@@ -114,12 +113,12 @@ def build_app(gateway: Gateway) -> FastAPI:
 
 
 def model_card(name: RequestedModel) -> dict[str, Any]:
-    """OpenAI's model object; created is 0 because these are policies, not artefacts."""
+    """OpenAI's model object. `created` is 0, because these are policies and not artefacts."""
     return {"id": name.value, "object": "model", "created": 0, "owned_by": "tierwise"}
 
 
 def live(gateway: Gateway) -> Live:
-    """What the dashboard may ask about this moment."""
+    """Where the dashboard asks for the current state."""
     engines = {Tier.TIER1: gateway.tiers.tier1.stats}
     if gateway.tiers.router is not None:
         engines[Tier.ROUTER] = gateway.tiers.router.stats
@@ -134,19 +133,19 @@ def live(gateway: Gateway) -> Live:
 
 
 async def on_stack_error(_: Request, error: Exception) -> Response:
-    """A named error: its own status, OpenAI's shape."""
+    """A named error, with its own status and in OpenAI's shape."""
     assert isinstance(error, StackError)
     headers = {**retry_headers(error), **({"connection": "close"} if error.closes else {})}
     return JSONResponse(error.body(), error.http_status, headers)
 
 
 async def on_http_error(_: Request, error: Exception) -> Response:
-    """What the web framework refuses by itself: unknown paths and methods."""
+    """A request that the web framework refuses: an unknown path or method."""
     assert isinstance(error, HTTPException)
     named = NotFound("no such path") if error.status_code == 404 else InvalidRequest(str(error.detail))
     return JSONResponse(named.body(), error.status_code, dict(error.headers or {}))
 
 
 async def on_bug(_: Request, error: Exception) -> Response:
-    """Anything else is our bug: logged by the server, answered without a detail."""
+    """Anything else is a bug of ours. The server logs it and the client sees no detail."""
     return JSONResponse(StackError("internal error").body(), 500)

@@ -1,7 +1,7 @@
-"""The one tokenization: a call body's prompt as tier 1 reads it, control tokens only where the template puts them.
+"""Renders a call body's prompt into tier 1's token ids, with control tokens only where the template puts them.
 
 The ids equal those of vLLM's own renderer, except that control-token strings in a caller's text stay text. So an
-engine is given these ids; rendering the messages again would let a caller end his turn and speak as the system.
+engine is given these ids. Rendering the messages again would let a caller end his turn and speak as the system.
 """
 
 import asyncio
@@ -19,15 +19,15 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from routing.records import Api
 from serving.errors import ConfigInvalid, ContextLengthExceeded, InvalidRequest
 
-INLINE_CHARS = 4_096  # shorter prompts are rendered on the event loop: a thread would cost more than it saves
+INLINE_CHARS = 4_096  # shorter prompts are rendered on the event loop, where a thread would cost more than it saves
 THREADS = 2
 TEMPLATE_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
-# Text has 3 to 5 characters a token. A prompt whose first 8 characters per allowed token already overflow is too long.
+# Text has 3 to 5 characters a token. A prompt is too long when its first 8 characters per allowed token overflow.
 PROBE_CHARS_PER_TOKEN = 8
 
 
 class PromptTokenizer:
-    """A fast tokenizer and its chat template, read once from a local directory; no code of the model is run.
+    """A fast tokenizer and its chat template, read once from a local directory. No code of the model is run.
 
     Rendering changes nothing in it, so threads may share one. Only the two parts that are needed are loaded: a
     transformers tokenizer would bring torch along, half a GiB in every gateway process.
@@ -51,12 +51,12 @@ class PromptTokenizer:
             for token in self._backend.get_added_tokens_decoder().values()
             if token.special or re.fullmatch(r"<\|.+\|>", token.content)
         )
-        # Marks where a control-token string is cut in two. A caller cannot guess it, and would only lose it if he did.
+        # Marks where a control-token string is cut in two. It is random, so that no caller's text contains it.
         self._cut = f"cut{secrets.token_hex(16)}"
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="tokenizer")
 
     async def render(self, api: Api, body: Mapping[str, Any], max_tokens: int | None = None) -> list[int]:
-        """render_chat or render_completion without holding up the event loop: long prompts go to a thread."""
+        """render_chat or render_completion. Long prompts go to a thread, so that the event loop is not blocked."""
         render = self.render_chat if api is Api.CHAT else self.render_completion
         if _chars(body) <= INLINE_CHARS:
             return render(body, max_tokens)
@@ -65,8 +65,8 @@ class PromptTokenizer:
     def render_chat(self, body: Mapping[str, Any], max_tokens: int | None = None) -> list[int]:
         """Token ids of a chat body (Call.body), the generation prompt included, shape (input_tokens,).
 
-        max_tokens: give up on prompts certainly longer than this before all of them is tokenized; None: never.
-        Raises ContextLengthExceeded for those, InvalidRequest when the chat template refuses the conversation.
+        max_tokens: a prompt that is certainly longer is refused before all of it is tokenized. None: no limit.
+        Raises ContextLengthExceeded for such a prompt, InvalidRequest when the template refuses the conversation.
         """
         conversation = [_template_message(message) for message in body["messages"]]
         if "'developer'" not in self._template and '"developer"' not in self._template:
@@ -90,7 +90,7 @@ class PromptTokenizer:
     def render_completion(self, body: Mapping[str, Any], max_tokens: int | None = None) -> list[int]:
         """Token ids of a completions body, shape (input_tokens,).
 
-        A raw prompt is the caller's from the first token to the last, so control tokens in it are his to write, as
+        A raw prompt belongs to the caller from the first token to the last. He may write control tokens in it, as
         ids or as text: fill-in-the-middle needs them. Raises ContextLengthExceeded as render_chat does.
         """
         prompt = body["prompt"]
@@ -121,7 +121,7 @@ class PromptTokenizer:
         return ids
 
     def _ids(self, text: str, add_special_tokens: bool = False) -> list[int]:
-        # A batch of one: `encode` holds the GIL for seconds on a long text, `encode_batch` lets the event loop run.
+        # A batch of one, because `encode` holds the GIL for seconds on a long text and `encode_batch` does not.
         ids: list[int] = self._backend.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids
         return ids
 
@@ -138,7 +138,7 @@ class PromptTokenizer:
 
 
 def _chat_template(model_dir: Path, settings: Mapping[str, Any]) -> str:
-    """The model's one template: a file of its own, or in the tokenizer's settings. Raises ValueError without one."""
+    """The model's chat template, from its own file or the tokenizer's settings. Raises ValueError without one."""
     file = model_dir / "chat_template.jinja"
     if file.exists():
         return file.read_text(encoding="utf-8")
@@ -158,7 +158,7 @@ def _template_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _starts_of(tokens: Iterable[str]) -> re.Pattern[str] | None:
-    """Matches the first character of every place where one of the tokens begins, overlapping ones too."""
+    """A pattern for the first character of every place where one of the tokens begins, overlapping ones too."""
     rests: dict[str, list[str]] = {}
     for token in sorted(token for token in tokens if len(token) > 1):
         rests.setdefault(re.escape(token[0]), []).append(re.escape(token[1:]))
@@ -166,7 +166,7 @@ def _starts_of(tokens: Iterable[str]) -> re.Pattern[str] | None:
 
 
 def _template_message(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message as templates expect it: tool-call arguments as objects, {} where the model wrote no JSON object."""
+    """A message as templates expect it. Tool-call arguments are objects, {} where the model wrote no JSON object."""
     result = dict(message)
     if "tool_calls" in message:
         result["tool_calls"] = [
@@ -185,7 +185,7 @@ def _arguments(text: str) -> dict[str, Any]:
 
 
 def _template_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
-    """A tool with the keys and the order that vLLM's model of it dumps; absent ones are null, except strict."""
+    """A tool with the keys and the order of vLLM's own model of it. Absent keys are null, except strict."""
     function = tool["function"]
     result = {key: function.get(key) for key in ("name", "description", "parameters")}
     if function.get("strict") is not None:
@@ -194,7 +194,7 @@ def _template_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _developer_as_system(conversation: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For templates that do not know the role: developer messages become system ones, then all of them the first."""
+    """Join developer and system messages to one first system message, for templates without a developer role."""
     if not any(message["role"] == "developer" for message in conversation):
         return conversation
     system = [m["content"] for m in conversation if m["role"] in ("system", "developer")]
@@ -207,7 +207,7 @@ def _reasoning(effort: str | None) -> dict[str, Any]:
 
 
 def _chars(body: Mapping[str, Any]) -> int:
-    """About how much there is to render; tools count as long, their schemas are."""
+    """About how many characters there are to render. A tool counts as long, because its schema is."""
     if "messages" not in body:
         return len(body["prompt"])
     return INLINE_CHARS * len(body.get("tools", ())) + sum(

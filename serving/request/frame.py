@@ -1,4 +1,4 @@
-"""What a model says: one step of an answer, or one score."""
+"""What a model returns: one step of an answer, or one score."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from routing.records import ReplicaChoice, ToolCall, Usage
 class Frame:
     """One step of an answer, in the client's own wire format plus what the gate needs to see.
 
-    data: JSON text of an OpenAI chunk (stream) or of the whole response (not stream); None: evidence only, nothing to
+    data: JSON text of an OpenAI chunk (stream) or of the whole response (not stream). None: evidence only, nothing to
         send. Never contains the SSE framing, never `[DONE]`. A usage-only chunk (choices == []) carries usage.
     choice: index of the choice that text and logprobs belong to.
     text: newly generated visible text, "" when none.
-    logprobs: natural-log probability of each new token, shape (new tokens,); empty when the source does not report.
-    n_tokens: number of newly generated tokens in this frame; 0 for providers that do not say.
+    logprobs: natural-log probability of each new token, shape (new tokens,). Empty when the source reports none.
+    n_tokens: number of newly generated tokens in this frame. 0 for providers that do not report it.
     finish_reason: set on the frame that finishes `choice`.
     tool_calls: complete tool calls of `choice`, on the frame that finishes it.
     usage, engine_s, replica_id, model: set at the latest on the last frame.

@@ -1,4 +1,4 @@
-"""What travels from the cascade to a replica of our own engines."""
+"""What the cascade sends to a replica of our own engines."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from serving.request.call import Adapter
 
 @dataclass(frozen=True, slots=True)
 class DraftPayload:
-    """What a replica and the choice of it need of a call, and nothing else of it."""
+    """The parts of a call that a replica and the choice of a replica need."""
 
     api: Api
     body: dict[str, Any]
@@ -22,13 +22,13 @@ class DraftPayload:
 
     @property
     def messages(self) -> Any:
-        """The prompt as the client wrote it, where request routers of others look for it."""
+        """The prompt as the client wrote it, under the name that request routers of others read."""
         return self.body.get("messages", self.body.get("prompt"))
 
 
 @dataclass(frozen=True, slots=True)
 class ScorePayload:
-    """One question to the router model; draft is None for a score."""
+    """One question to the router model. `draft` is None for a score."""
 
     request_id: str
     prompt_token_ids: list[int]

@@ -1,4 +1,4 @@
-"""What a tier is to the cascade: one call in, frames out.
+"""The protocols that a tier implements for the cascade: one call in, frames out.
 
 The Ray-backed tiers (serving/engine/client.py), the hosted models (serving/hosted/) and the scripted tiers of the
 journey tests implement the same three protocols, so `cascade/answer.py` is the same code in production and under test.
@@ -30,12 +30,12 @@ class EngineStats:
 
 
 class RouterModel(Protocol):
-    """Scores; one token of output, its instruction prefix cached."""
+    """Scores requests and drafts. It generates one token, and its instruction prefix is cached."""
 
     model: str
 
     async def score(self, call: Call) -> RouterScore:
-        """p(tier 1 will do). Raises RouterFailed, QueueFull."""
+        """p(tier 1 is good enough). Raises RouterFailed, QueueFull."""
         ...
 
     async def judge(self, call: Call, draft: str) -> RouterScore:
@@ -58,15 +58,19 @@ class DraftEngine(Protocol):
     max_context_tokens: int
 
     def draft(self, call: Call) -> AsyncGenerator[Frame, None]:
-        """Generate. call.stream decides whether frames carry chunks or, last, one whole body; both carry evidence.
+        """Generate. With call.stream frames carry chunks, else the last one carries the whole body.
 
+        Both kinds carry evidence.
         Raises Tier1Failed (engine dead or erroring), QueueFull (admission limit), InvalidRequest (the engine refused
-        the parameters) - also mid-way.
+        the parameters), also after some frames.
         """
         ...
 
     async def load_adapter(self, adapter: Adapter) -> str | None:
-        """Have an adapter ready on every replica; why not, when one refuses it. Raises Tier1Failed: nobody answers."""
+        """Load an adapter on every replica. Returns why a replica refuses it, None when all have it.
+
+        Raises Tier1Failed when no replica answers.
+        """
         ...
 
     async def probe(self) -> None:
@@ -85,7 +89,7 @@ class FrontierModel(Protocol):
     max_context_tokens: int
 
     def complete(self, call: Call, trace: "RequestTrace") -> AsyncGenerator[Frame, None]:
-        """Answer; every try is booked on the trace. The first frame comes after the provider's first content.
+        """Answer. Every try is booked on the trace. The first frame comes after the provider's first content.
 
         Raises FrontierUnavailable, FrontierRateLimited, FrontierRejected, DeadlineExceeded before the first frame,
         StreamBroken after it. Closing the generator closes the provider's connection.
@@ -99,7 +103,7 @@ class FrontierModel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tiers:
-    """The three tiers a stack is made of; router is None when the profile has none."""
+    """The three tiers of a stack. `router` is None when the profile has none."""
 
     router: RouterModel | None
     tier1: DraftEngine

@@ -1,6 +1,6 @@
-"""What happened to one request, while it happens; settled into one frozen record for the ledger.
+"""Collects what happens to one request, and settles it into one frozen record for the ledger.
 
-The trace is the only mutable thing that travels with a request. Attempts are booked with a context manager that
+Every room writes what it learns of a request into its trace. Attempts are booked with a context manager that
 settles them in `finally`, so a cancelled or failed attempt is a row like any other.
 """
 
@@ -34,7 +34,7 @@ SELF_PROVIDER = "self"
 
 @dataclass(slots=True)
 class Booking:
-    """An attempt in progress. Whoever makes the call fills it; `RequestTrace.attempt` settles it."""
+    """An attempt in progress. The code that makes the call fills it, and `RequestTrace.attempt` settles it."""
 
     kind: AttemptKind
     tier: Tier
@@ -57,7 +57,7 @@ class Booking:
         self.asked_model = self.model
 
     def see(self, frame: Frame) -> None:
-        """Take from a frame what the bill needs."""
+        """Take from a frame what the cost is computed from."""
         if self.first_token is None and (frame.text or frame.n_tokens or frame.tool_calls):
             self.first_token = time.perf_counter()
         self.output_tokens_seen += frame.n_tokens
@@ -68,7 +68,7 @@ class Booking:
         self.replica_choice = frame.replica_choice or self.replica_choice
 
     def settle_score(self, score: RouterScore) -> None:
-        """Take a router score's usage; a score comes whole, so its only token is its first."""
+        """Take the usage of a router score. It has one token, so that token is its first."""
         self.first_token = time.perf_counter()
         self.usage, self.engine_s = score.usage, score.engine_s
         self.replica_id, self.model = score.replica_id, score.model
@@ -89,7 +89,7 @@ class RequestTrace:
     held_since: float | None = None
     released: float | None = None
     degraded: bool = False
-    rejected_text: str | None = None  # of a complete draft that the gate refused; in no row, for the sampler alone
+    rejected_text: str | None = None  # of a complete draft that the gate rejected, for the sampler and in no ledger row
     outcome: RequestOutcome | None = None
     status: int = 200
     error: str | None = None
@@ -100,11 +100,11 @@ class RequestTrace:
     def attempt(
         self, kind: AttemptKind, tier: Tier, model: str, provider: str = SELF_PROVIDER, try_number: int = 1
     ) -> Iterator[Booking]:
-        """Book one call of one model; whatever ends the block settles it.
+        """Book one call of one model. It is settled however the block ends.
 
-        A StackError gives its code, a cancellation or a closed generator CANCELLED unless the block said otherwise.
-        An answer that was cut short is billed for the tokens that were seen, marked estimated; a provider we hung up on
-        before its first token is billed for the prompt, which it had read.
+        A StackError gives its code. A cancellation or a closed generator gives CANCELLED, unless the block set another
+        outcome. An answer that was cut short is billed for the tokens that were seen, marked estimated. When we close
+        the connection to a provider before its first token, the prompt is billed, because the provider had read it.
         """
         booking = Booking(kind, tier, provider, model, try_number, time.perf_counter())
         self.bookings.append(booking)
@@ -127,13 +127,13 @@ class RequestTrace:
                 )
 
     def release(self, frame: Frame) -> Frame:
-        """Note that this frame leaves for the client; the first one ends the hold."""
+        """Note that this frame leaves for the client. The first one ends the hold."""
         if self.released is None:
             self.released = time.perf_counter()
         return frame
 
     def take_back(self) -> None:
-        """What was released has not reached the client and never will."""
+        """Forget what was released, because it never reaches the client."""
         self.released = self.served = None
 
     def booking(self, kind: AttemptKind) -> Booking | None:
@@ -188,13 +188,13 @@ class RequestTrace:
         )
 
     def _warm_tokens(self) -> int:
-        """The most tokens of this prompt that any attempt at the answer found cached."""
+        """The largest number of cached prompt tokens of any attempt at the answer."""
         answers = (AttemptKind.DRAFT, AttemptKind.FRONTIER)
         return max((b.usage.cached_tokens or 0 for b in self.bookings if b.kind in answers and b.usage), default=0)
 
     @property
     def held_s(self) -> float | None:
-        """Seconds between the draft's first held token and its release or loss; None when nothing was held."""
+        """Seconds between the draft's first held token and its release or loss. None when nothing was held."""
         if self.held_since is None:
             return None
         return (self.released or time.perf_counter()) - self.held_since
@@ -236,7 +236,7 @@ class RequestTrace:
         )
 
     def metadata(self) -> dict[str, Any]:
-        """The `tierwise` object of a body or last chunk; the same facts as the ledger row."""
+        """The `tierwise` object of a body or last chunk. It has the same facts as the ledger row."""
         row = self.settled or self.record()
         return {
             "version": METADATA_VERSION,
