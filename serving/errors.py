@@ -1,7 +1,7 @@
 """Every error a caller can meet, with its HTTP status and whether a retry can help.
 
 StackError
-├── InvalidRequest            400  the caller's request is wrong; `param` names the field
+├── InvalidRequest            400  the caller's request is wrong, `param` names the field
 │   ├── ContextLengthExceeded 400  longer than every tier's context
 │   ├── BodyTooLarge          413
 │   └── UnsupportedMedia      415
@@ -9,16 +9,16 @@ StackError
 ├── Forbidden                 403
 ├── NotFound                  404
 ├── Conflict                  409  an idempotency key in use
-├── ClientGone                499  left before its request was complete; nobody reads the answer
-├── QueueFull                 429  this stack is full; retry_after_s
-├── TenantLimited             429  this tenant has had its share; retry_after_s
-├── BudgetExceeded            402  the tenant's or the key's budget is used up; retry_after_s
-├── BudgetReserved            429  what is left of it is promised to requests being answered; retry_after_s
-├── FrontierRateLimited       429  every provider is; retry_after_s
-├── FrontierRejected          4xx  the provider refused the request itself; not retried
+├── ClientGone                499  left before its request was complete, nobody reads the response
+├── QueueFull                 429  this stack is full (retry_after_s)
+├── TenantLimited             429  this tenant has had its share (retry_after_s)
+├── BudgetExceeded            402  the tenant's or the key's budget is used up (retry_after_s)
+├── BudgetReserved            429  the rest of it is reserved by running requests (retry_after_s)
+├── FrontierRateLimited       429  every provider is rate limited (retry_after_s)
+├── FrontierRejected          4xx  the provider refused the request itself, not retried
 ├── FrontierUnavailable       503  no provider could answer
-├── Tier1Failed               502  the engine failed; the cascade turns it into an escalation
-├── RouterFailed              502  the router failed; the policy decides without a score
+├── Tier1Failed               502  the engine failed, the cascade turns it into an escalation
+├── RouterFailed              502  the router failed, the policy decides without a score
 ├── DeadlineExceeded          504
 ├── StreamBroken              502  failed after the first byte: becomes an error frame
 ├── LedgerUnavailable         503  configured to refuse what it cannot book
@@ -37,8 +37,8 @@ class StackError(Exception):
     type: ClassVar[str] = "api_error"
     code: ClassVar[str] = "internal_error"
     retryable: ClassVar[bool] = False
-    closes: ClassVar[bool] = False  # the connection ends with the answer
-    tried_out: ClassVar[bool] = False  # our budget of tries is spent; an SDK that retries at once would multiply it
+    closes: ClassVar[bool] = False  # the connection ends with the response
+    tried_out: ClassVar[bool] = False  # all our tries are used up, and an SDK that retries at once would multiply them
 
     def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -48,7 +48,7 @@ class StackError(Exception):
 
     @property
     def http_status(self) -> int:
-        """The status to send; one subclass passes a provider's own 4xx on."""
+        """The status to send. One subclass passes a provider's own 4xx on."""
         return self.status
 
     def body(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class ContextLengthExceeded(InvalidRequest):
 
 class BodyTooLarge(InvalidRequest):
     status, code = 413, "request_too_large"
-    closes = True  # or the rest of the body would still be read, to be thrown away
+    closes = True  # otherwise the rest of the body would be read and thrown away
 
 
 class UnsupportedMedia(InvalidRequest):
@@ -105,7 +105,7 @@ class TenantLimited(StackError):
 
 
 class BudgetExceeded(StackError):
-    status, type, code = 402, "billing_error", "budget_exceeded"  # 429 would be retried by OpenAI's SDK, in vain
+    status, type, code = 402, "billing_error", "budget_exceeded"  # OpenAI's SDK would retry a 429 in vain
 
 
 class BudgetReserved(StackError):
@@ -119,7 +119,7 @@ class FrontierRateLimited(StackError):
 
 
 class FrontierRejected(StackError):
-    """The provider said the request itself is wrong; its 400, 404, 413 or 422 is passed on, never retried."""
+    """The provider said the request itself is wrong. Its 400, 404, 413 or 422 is passed on and never retried."""
 
     status, type, code = 400, "invalid_request_error", "frontier_rejected"
 
@@ -130,7 +130,7 @@ class FrontierRejected(StackError):
     @property
     def http_status(self) -> int:
         """The provider's status where it is about the request."""
-        # A provider's 401/403 is about our key, not the caller's; the caller must not see it as theirs.
+        # A provider's 401 or 403 is about our key. The caller must not take it for their own.
         return self.upstream_status if self.upstream_status in (400, 404, 413, 422) else 502
 
 

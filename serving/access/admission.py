@@ -10,14 +10,14 @@ from serving.errors import QueueFull
 
 
 class AdmissionObserver(Protocol):
-    """Told how many requests are being answered, so that it can be counted."""
+    """Hears about every request, so that those being answered can be counted."""
 
     def admitted(self) -> None:
         """A request was let in."""
         ...
 
     def ended(self) -> None:
-        """A request that was let in is over, however it ended."""
+        """A request that was let in has ended, in whatever way."""
         ...
 
     def refused_full(self) -> None:

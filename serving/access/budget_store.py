@@ -1,6 +1,7 @@
-"""Budgets in the ledger's database: limits, what was spent per window, what is reserved. One transaction a batch.
+"""Keeps budgets in the ledger's database: limits, what was spent per window, what is reserved.
 
-Processes take turns by the database's own locks: SQLite's single writer, Postgres' row locks on the limits.
+A batch is one transaction. Processes take turns by the database's own locks.
+SQLite has a single writer. Postgres locks the rows of the limits.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -41,7 +42,10 @@ _Key = tuple[str, str, str]  # scope, subject, period
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """A request that wants to be let in. own_usd: the most it can cost when it may only use our own engines."""
+    """A request that asks to be let in.
+
+    full_usd: the most it can cost. own_usd: the most it can cost when it may only use our own engines.
+    """
 
     request_id: str
     subjects: tuple[Subject, ...]
@@ -62,7 +66,7 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """What became of a Reserve. holds is empty when it was refused or nobody set a budget."""
+    """The answer to a Reserve. holds is empty when it was refused, or when nobody set a budget."""
 
     ruling: Ruling
     amount_usd: float = 0.0
@@ -71,7 +75,7 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """The end of a reservation: what was held is freed, what was spent is booked in the window it was held in."""
+    """The end of a reservation. What was held is freed. What was spent is booked in the window it was held in."""
 
     request_id: str
     holds: tuple[Hold, ...]
@@ -80,8 +84,11 @@ class Settle:
 
 @dataclass(frozen=True, slots=True)
 class _Queries:
-    """Limits, and what was spent and is reserved in the present windows; built once, because building takes longer than
-    running them. Parameters: subjects, day, month (first days of the windows), now."""
+    """Select the limits, and what was spent and is reserved in the present windows.
+
+    They are built once, because building them takes longer than running them.
+    Parameters: subjects, day, month (first days of the windows), now.
+    """
 
     limits: Select[Any]
     spent: Select[Any]
@@ -119,9 +126,10 @@ LOCKED = _queries(named=True, lock=True)
 
 
 class BudgetStore:
-    """Blocking, for threads and commands. Every method raises StorageDown when the database takes nothing now.
+    """Reads and writes budgets. It blocks, so it is for threads and commands.
 
-    The tables are made by the ledger's writer or `Store.migrate`.
+    The ledger's writer or `Store.migrate` makes the tables.
+    Every method raises StorageDown when the database takes nothing now.
     """
 
     def __init__(self, config: LedgerConfig, rules: BudgetConfig) -> None:
@@ -133,7 +141,7 @@ class BudgetStore:
         self._swept: datetime | None = None
 
     def put(self, budget: Budget, now: datetime) -> None:
-        """Set a limit, or change it. A tenant's window begins with what the ledger already has of it."""
+        """Set a limit, or change it. A tenant's window begins with what the ledger has already booked in it."""
         key = {"scope": budget.scope.value, "subject": budget.subject, "period": budget.period.value}
         limits = {"hard_usd": budget.hard_usd, "soft_usd": budget.soft_usd}
         starts = window_start(budget.period, now)
@@ -156,13 +164,13 @@ class BudgetStore:
                 )
 
     def remove(self, scope: Scope, subject: str, period: Period) -> bool:
-        """Lift a limit; False when there was none."""
+        """Remove a limit. False when there was none."""
         where = (budgets.c.scope == scope.value, budgets.c.subject == subject, budgets.c.period == period.value)
         with self._transaction() as connection:
             return connection.execute(delete(budgets).where(*where)).rowcount > 0
 
     def states(self, now: datetime, subjects: Sequence[Subject] | None = None) -> list[BudgetState]:
-        """Budgets with what is used of their present windows, ordered; subjects: only theirs."""
+        """Budgets with what is used of their present windows, in order. subjects: only theirs."""
         with self._transaction(self._reading) as connection:
             return list(self._states(connection, now, subjects).values())
 
@@ -173,7 +181,7 @@ class BudgetStore:
             return frozenset((Scope(scope), subject) for scope, subject in rows)
 
     def apply(self, settles: Sequence[Settle], reserves: Sequence[Reserve], now: datetime) -> list[Granted]:
-        """Settle, then reserve in order, all in one transaction; one Granted per Reserve. now: aware."""
+        """Settle, then reserve in order, all in one transaction. Returns one Granted per Reserve. now: aware."""
         with self._transaction() as connection:
             self._sweep(connection, now)
             self._settle(connection, settles)
@@ -237,7 +245,7 @@ class BudgetStore:
         )
 
     def _sweep(self, connection: Connection, now: datetime) -> None:
-        """Free what a process that died had reserved. A clock that went back looks again at once."""
+        """Free what a process that died had reserved. It also runs at once when the clock went back."""
         if self._swept is None or not timedelta(0) <= now - self._swept < SWEEP_EVERY:
             connection.execute(delete(budget_reservations).where(budget_reservations.c.expires_at <= now))
             self._swept = now
@@ -245,7 +253,7 @@ class BudgetStore:
     def _states(
         self, connection: Connection, now: datetime, subjects: Sequence[Subject] | None, *, lock: bool = False
     ) -> dict[_Key, BudgetState]:
-        """lock: nobody else may decide on these budgets before this transaction ends."""
+        """lock: no other transaction may decide on these budgets before this one ends."""
         if subjects is not None and not subjects:
             return {}
         starts = {period: window_start(period, now) for period in Period}
@@ -296,7 +304,7 @@ def _columns(hold: Hold) -> dict[str, Any]:
 
 
 def _booked_usd(connection: Connection, tenant: str, starts: date) -> float:
-    """What the ledger has of a tenant since the first moment of a day."""
+    """What the ledger has booked for a tenant since the first moment of a day."""
     since = datetime(starts.year, starts.month, starts.day, tzinfo=UTC)
     return float(
         connection.execute(

@@ -1,4 +1,4 @@
-"""Budgets on the request path: reserves money before the cascade, and settles with the ledger row.
+"""Reserves the budget of a request before the cascade, and settles it with the ledger row.
 
 A request of a caller without a budget costs one look-up in a set and no database call.
 """
@@ -38,24 +38,24 @@ EXPIRY_MARGIN = timedelta(minutes=5)  # a reservation outlives every honest requ
 
 
 def utc_now() -> datetime:
-    """The wall clock; only windows and expiry go by it."""
+    """The wall clock. Only windows and expiry use it."""
     return datetime.now(UTC)
 
 
 class BudgetObserver(Protocol):
-    """Told what became of budget checks, so that it can be counted."""
+    """Hears the results of budget checks, so that they can be counted."""
 
     def budget_limit(self, scope: Scope, action: Action) -> None:
-        """A request met a limit, and this is what the limit does to it."""
+        """A request reached a limit, and this is what the limit does to it."""
         ...
 
     def budget_unchecked(self) -> None:
-        """A request's budget could not be checked, since the database was away or slow."""
+        """A request's budget could not be checked, because the database was away or slow."""
         ...
 
 
 class Budgets:
-    """One per ingress process; its thread runs from the moment it is made until it is closed."""
+    """Checks and books budgets for one gateway process. Its thread runs until it is closed."""
 
     def __init__(
         self,
@@ -105,14 +105,14 @@ class Budgets:
         return call if capped is None else replace(call, capped_model=capped)
 
     def settle(self, row: RequestRecord) -> None:
-        """Book what a request cost and free its reservation; nothing when it has none. Waits for nothing."""
+        """Book what a request cost and free its reservation, if it has one. Waits for nothing."""
         granted = self._held.pop(row.request_id, None)
         if granted is not None:
             spent_usd = charge_usd(row, self._cost, granted.amount_usd)
             self._thread.put(Settle(row.request_id, granted.holds, spent_usd))
 
     def release(self, request_id: str) -> None:
-        """Free a reservation that nothing was spent of; nothing when it is settled already."""
+        """Free a reservation of which nothing was spent. Does nothing when it is settled already."""
         if self._held.pop(request_id, None) is not None:
             self._thread.put(Settle(request_id, (), 0.0))
 
@@ -127,7 +127,7 @@ class Budgets:
         return sum(granted.amount_usd for granted in self._held.values())
 
     async def states(self, tenant: str | None = None, key_id: str | None = None) -> list[BudgetState]:
-        """Budgets with what is used of them: a tenant's and a key's, or everybody's. Raises LedgerUnavailable."""
+        """Budgets with what is used of them: a tenant's and a key's, or all of them. Raises LedgerUnavailable."""
         subjects = None if tenant is None else subjects_of(Principal(tenant=tenant, key_id=key_id))
         return await self._blocking(lambda: self._store.states(self._now(), subjects))
 
@@ -137,7 +137,7 @@ class Budgets:
         self._subjects = (self._subjects or frozenset()) | {(budget.scope, budget.subject)}
 
     async def remove(self, scope: Scope, subject: str, period: Period) -> bool:
-        """Lift a limit; False when there was none. Raises LedgerUnavailable."""
+        """Remove a limit. False when there was none. Raises LedgerUnavailable."""
         return await self._blocking(lambda: self._store.remove(scope, subject, period))
 
     def close(self, timeout_s: float = 5.0) -> None:
@@ -151,7 +151,7 @@ class Budgets:
             raise LedgerUnavailable(f"budgets cannot be read or set now: {error}") from error
 
     async def _may_have_one(self, subjects: tuple[Subject, ...]) -> bool:
-        """Whether any of them has a budget; looks itself where the thread has not looked yet."""
+        """Whether any of them has a budget. Reads the database itself when the thread has not read it yet."""
         known = self._subjects
         if known is None:
             try:
@@ -165,7 +165,7 @@ class Budgets:
         return not known.isdisjoint(subjects)
 
     async def _ask(self, reserve: Reserve) -> Granted | None:
-        """The thread's answer; None: the database is away and requests are served all the same."""
+        """The thread's answer. None when the database is away and requests are served all the same."""
         loop = asyncio.get_running_loop()
         waiting = WaitingReserve(reserve, loop, loop.create_future())
         self._thread.put(waiting)
@@ -196,7 +196,7 @@ class Budgets:
         )
 
     def _deliver(self, waiting: WaitingReserve, result: Granted | StorageDown) -> None:
-        """On the event loop: hand over the answer; what nobody waits for any more is freed."""
+        """Hand over the answer on the event loop. A reservation that nobody waits for any more is freed."""
         gone = waiting.answer.done()
         if isinstance(result, Granted) and result.holds:
             self._held[waiting.reserve.request_id] = result
@@ -214,6 +214,6 @@ class Budgets:
 
 
 def subjects_of(principal: Principal) -> tuple[Subject, ...]:
-    """Whose budgets a caller's requests are paid from."""
+    """The subjects whose budgets pay for a caller's requests."""
     tenant: Subject = (Scope.TENANT, principal.tenant)
     return (tenant,) if principal.key_id is None else (tenant, (Scope.KEY, principal.key_id))

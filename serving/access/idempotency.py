@@ -1,7 +1,7 @@
-"""One request per idempotency key: a retry of a finished request is replayed, one of a running request is refused.
+"""Runs one request per idempotency key. A retry of a finished request is replayed, one of a running request is refused.
 
-Keys belong to their tenant, so nobody reads another tenant's answers by guessing one. What is kept is bounded in
-entries, bytes and time; what runs is bounded by the gateway's admission.
+Keys belong to their tenant, so nobody reads another tenant's answers by guessing one.
+Kept answers are bounded in entries, bytes and time. Running requests are bounded by the gateway's admission.
 """
 
 import time
@@ -17,7 +17,7 @@ from serving.request.frame import Frame
 
 HEADER = "Idempotency-Key"
 MAX_KEY_CHARS = 255
-FRAME_OVERHEAD_BYTES = 200  # a Frame without its text, about
+FRAME_OVERHEAD_BYTES = 200  # about the size of a Frame without its text
 
 Claim = tuple[str, str]  # (tenant, key)
 
@@ -48,7 +48,7 @@ class _Answer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Token:
-    """The right to run a request. Whoever holds it ends it, in `finally`; a second end does nothing."""
+    """The right to run a request. Its holder ends it in `finally`. Ending it twice does nothing."""
 
     store: "IdempotencyStore"
     claim: Claim
@@ -60,12 +60,12 @@ class Token:
         self.store._end(self, tuple(frames))
 
     def abandon(self) -> None:
-        """Keep nothing: the request failed or was cancelled, so a retry runs it anew."""
+        """Keep nothing. The request failed or was cancelled, so a retry runs it again."""
         self.store._end(self, None)
 
 
 class IdempotencyStore:
-    """What runs and what was answered. Not thread-safe: one event loop owns it."""
+    """Keeps what runs and what was answered. It is not thread-safe. One event loop owns it."""
 
     def __init__(self, config: IdempotencyConfig, clock: Callable[[], float] = time.monotonic) -> None:
         """clock: monotonic seconds."""

@@ -1,7 +1,7 @@
-"""Who is calling: API keys hashed at rest, and the per-tenant salt that keeps prefix caches apart.
+"""Says who is calling. API keys are kept as hashes, and a salt per tenant keeps prefix caches apart.
 
-A key is 256 random bits, so its SHA-256 cannot be searched and needs no slow hash; looking it up by that digest makes
-the work the same for every wrong key.
+A key is 256 random bits, so its SHA-256 cannot be searched and needs no slow hash.
+Finding a key by that digest takes the same work for every wrong key.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ class Principal(Record):
 
 
 class KeyEntry(Record):
-    """One key as it is kept: its hash, whose it is, until when."""
+    """One key as it is kept: its hash, its tenant, its expiry."""
 
     id: str = Field(min_length=1, max_length=64)
     tenant: str = Field(min_length=1)
@@ -54,10 +54,10 @@ class KeysFile(Record):
 
 
 class KeyRing:
-    """The keys that are known right now. Without a keys file everybody is the local tenant; see require_keys."""
+    """The keys that are known now. Without a keys file every caller is the local tenant, see require_keys."""
 
     def __init__(self, entries: tuple[KeyEntry, ...] | None) -> None:
-        """entries: None when the gateway runs without keys (loopback only; see require_keys)."""
+        """entries: None when the gateway runs without keys (loopback only, see require_keys)."""
         self._by_digest = None if entries is None else {entry.sha256: entry for entry in entries}
 
     @classmethod
@@ -85,7 +85,7 @@ class KeyRing:
     def authenticate(self, authorization_header: str | None, now: datetime | None = None) -> Principal:
         """Who sent this header. Raises Unauthorized, with the same words and work for every kind of wrong key.
 
-        now: aware UTC time the expiry is compared with; None: the wall clock.
+        now: aware UTC time that the expiry is compared with. None is the wall clock.
         """
         if self._by_digest is None:
             return Principal(tenant=LOCAL_TENANT, admin=True)
@@ -94,7 +94,7 @@ class KeyRing:
         scheme, _, key = authorization_header[:MAX_HEADER_CHARS].partition(" ")
         if scheme.lower() != "bearer" or not _KEY.fullmatch(key):
             raise Unauthorized(_WRONG_KEY)
-        # A dict lookup of the digest: its time says at most something about a hash that nobody can invert or steer.
+        # The time of this lookup says at most something about a hash, and nobody can invert or choose a hash.
         entry = self._by_digest.get(hashlib.sha256(key.encode()).hexdigest())
         expired = entry is not None and entry.expires_at is not None and entry.expires_at <= (now or datetime.now(UTC))
         if entry is None or entry.revoked or expired:
@@ -143,7 +143,7 @@ def load_or_make_secret(path: Path) -> bytes:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        # Complete before it has its name: several processes may start at once, and one of them is first.
+        # Write to a temporary file, then link it. Several processes may start at once, and none may read half a secret.
         descriptor, draft = tempfile.mkstemp(dir=path.parent)  # mode 0600
         with os.fdopen(descriptor, "wb") as file:
             file.write(secrets.token_bytes(KEY_BYTES))
@@ -162,7 +162,7 @@ def _read_secret(path: Path) -> bytes:
     except OSError as error:
         raise ConfigInvalid(f"cannot read the secret {path}: {error.strerror}") from error
     mode = status.st_mode & 0o777
-    # A secret that Kubernetes mounts belongs to somebody else and is readable by our group; so we can read it at all.
+    # A secret that Kubernetes mounts belongs to another user. Our group may read it, or we could not read it at all.
     if mode & (0o077 if status.st_uid == os.geteuid() else 0o037):
         raise ConfigInvalid(f"the secret {path} has mode {mode:03o}; others can read it, so run: chmod 600 {path}")
     if len(secret) != KEY_BYTES:

@@ -1,4 +1,4 @@
-"""A circuit breaker: leave a failing provider alone for a while, then let one request find out whether it is back."""
+"""Leaves a failing provider alone for a while (a circuit breaker), then lets one request test whether it is back."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ class BreakerState(StrEnum):
 
 
 class Permit:
-    """Leave to make one call. Report its end once; a permit given back unreported says nothing about the provider."""
+    """Permission for one call. Report its end once. A permit released unreported says nothing about the provider."""
 
     def __init__(self, breaker: "Breaker", epoch: int) -> None:
         self._breaker, self._epoch = breaker, epoch
@@ -27,11 +27,11 @@ class Permit:
         self._report(True)
 
     def failed(self) -> None:
-        """The provider failed, by its own fault."""
+        """The provider failed through its own fault."""
         self._report(False)
 
     def release(self) -> None:
-        """The call is over; a no-op when it was reported."""
+        """The call is over. Does nothing when its end was reported."""
         self._report(None)
 
     def _report(self, ok: bool | None) -> None:
@@ -43,8 +43,8 @@ class Permit:
 class Breaker:
     """Opens after consecutive failures. Results of calls that began before the last change of state are ignored.
 
-    Without that rule a slow success from before the outage would close an open breaker, and a burst of failures from
-    before the recovery would open a closed one: it would flap.
+    Without that rule a slow success from before the outage would close an open breaker. A burst of failures from
+    before the recovery would open a closed one.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class Breaker:
 
     @property
     def state(self) -> BreakerState:
-        """As of now: an open breaker that has rested long enough is half open."""
+        """The state now. An open breaker that has rested long enough is half open."""
         if self._state is BreakerState.OPEN and self.rest_s == 0:
             return BreakerState.HALF_OPEN
         return self._state
 
     @property
     def rest_s(self) -> float:
-        """Seconds until a probe is allowed; 0 when calls may be tried."""
+        """Seconds until a probe is allowed. 0 when calls may be tried."""
         if self._state is not BreakerState.OPEN:
             return 0.0
         return max(self._opened_at + self._config.open_s - self._clock(), 0.0)
@@ -80,7 +80,7 @@ class Breaker:
         return state is BreakerState.CLOSED or (state is BreakerState.HALF_OPEN and not self._probing)
 
     def acquire(self) -> Permit | None:
-        """A permit for one call, None while the provider is left alone."""
+        """A permit for one call. None while the provider is left alone."""
         if not self.allows():
             return None
         if self.state is BreakerState.HALF_OPEN:
@@ -90,7 +90,7 @@ class Breaker:
         return Permit(self, self._epoch)
 
     def settle(self, epoch: int, ok: bool | None) -> None:
-        """Take the result of a call (None: it says nothing about the provider)."""
+        """Take the result of a call. ok: None when it says nothing about the provider."""
         if epoch != self._epoch:
             return
         self._probing = False

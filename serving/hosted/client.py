@@ -1,6 +1,6 @@
-"""The frontier: providers in order behind one retry budget, one deadline and a breaker each.
+"""Asks providers in order, with one retry budget, one deadline and a breaker each.
 
-A try may be replaced, unseen, by the next as long as none of its content has left. Every try is booked on the trace.
+The next try may replace a failed one unseen while none of its content has been sent. Every try is booked on the trace.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ PROBE_BODY = {"messages": [{"role": "user", "content": "1"}], "max_completion_to
 
 
 class FrontierObserver(Protocol):
-    """Told what went wrong, so that it can be counted. Providers and reasons are closed sets."""
+    """Hears what went wrong, so that it can be counted. Providers and reasons are closed sets."""
 
     def try_failed(self, provider: str, reason: Reason) -> None:
         """One try failed, whatever became of the request."""
@@ -72,7 +72,7 @@ class Unobserved:
 class HostedClient:
     """serving.request.tiers.FrontierModel over real providers. Build once, `aclose()` at the end.
 
-    clock: of the breakers; a test passes its own. count_tokens: only for usage that no provider reported.
+    clock: of the breakers, so that a test can pass its own. count_tokens: only for usage that no provider reported.
     """
 
     def __init__(
@@ -142,9 +142,9 @@ class HostedClient:
                 failed.append(FailedTry(chosen.lane, fault.remedy, time.perf_counter(), fault.retry_after_s))
 
     async def probe(self) -> None:
-        """See FrontierModel. Providers in order until one answers, which also closes a half-open breaker.
+        """See FrontierModel. Asks providers in order until one answers, which also closes a half-open breaker.
 
-        Costs one token, booked nowhere.
+        It costs one token, which is not booked.
         """
         faults: list[ProviderFault] = []
         for lane in self._lanes:
@@ -170,7 +170,7 @@ class HostedClient:
         trace: RequestTrace,
         try_number: int,
     ) -> AsyncGenerator[Frame, None]:
-        """One try at one provider, booked whatever becomes of it. Raises ProviderFault."""
+        """One try at one provider, booked whatever its result. Raises ProviderFault."""
         config = provider.config
         answer = Answer(call, config.model, self._count_tokens)
         released, lost_to = False, None
@@ -184,7 +184,7 @@ class HostedClient:
                                 released = True
                                 yield frame
                 except ProviderFault:
-                    if not answer.complete:  # after the finish reason only the goodbye and the counts can be missing
+                    if not answer.complete:  # after the finish reason only the end marker and the counts can be missing
                         raise
                 if not answer.complete:
                     raise ProviderFault(config.name, CUT)
@@ -210,10 +210,10 @@ class HostedClient:
     async def _pieces(
         self, provider: Provider, request: ProviderRequest, answer: Answer, deadline: float
     ) -> AsyncGenerator[Piece, None]:
-        """The provider's pieces while it keeps talking. Raises ProviderFault when it falls silent.
+        """The provider's pieces while it keeps sending content. Raises ProviderFault when it falls silent.
 
-        Only content counts as talking and only our waiting as silence: pings do not extend a limit, and a slow reader
-        does not use it up.
+        Only content ends a silence, so pings do not extend a limit. Only the time that we wait counts as silence, so
+        a slow reader does not use the limit up.
         """
         patience_s, reason = self._config.ttft_timeout_s, Reason.TTFT_TIMEOUT
         async with aclosing(provider.stream(request)) as pieces:
@@ -287,13 +287,13 @@ class HostedClient:
 
 @dataclass(frozen=True, slots=True)
 class _Lane:
-    """One provider with its breaker; requests see them in the configured order."""
+    """One provider with its breaker. Requests try them in the configured order."""
 
     provider: Provider
     breaker: Breaker
 
     def fits(self, call: Call) -> bool:
-        """Whether input and the answer asked for fit the context, in tier 1's tokens: there are no others."""
+        """Whether input and requested output fit the context. Counted in tier 1's tokens, the only count we have."""
         config = self.provider.config
         wanted = call.features.max_output_tokens or 1
         if config.max_output_tokens is not None:
@@ -302,17 +302,18 @@ class _Lane:
 
 
 def provider_request(call: Call) -> ProviderRequest:
-    """What every provider is asked. Raises InvalidRequest for a prompt that no chat provider takes."""
+    """The request for every provider. Raises InvalidRequest for a prompt that no chat provider takes."""
     body = chat_body(call.body) if call.api is Api.COMPLETIONS else call.body
     whose = f"{call.cache_salt}:{call.session_id or ''}".encode()
     return ProviderRequest(body, call.request_id, hashlib.sha256(whose).hexdigest()[:32])
 
 
 def usage_of_lost_try(answer: Answer, call: Call, fault: ProviderFault | None) -> Usage | None:
-    """What a try that did not serve is billed for. fault: None when it was we who hung up for the client.
+    """The usage that a try which did not serve is billed for. fault: None when we closed the call for the client.
 
-    Content that came is billed, ours to estimate where the provider had no time to count. A provider that failed before
-    its first content has sold nothing. One we hung up on may bill the prompt: the dearer assumption is booked.
+    Content that came is billed. We estimate it where the provider had no time to count.
+    A provider that failed before its first content bills nothing.
+    A provider whose call we closed may bill the prompt, so the more expensive case is booked.
     """
     if answer.first_content is not None:
         return answer.usage()

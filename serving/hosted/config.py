@@ -1,4 +1,4 @@
-"""The `frontier` section: which providers may answer, in which order, and how long each is waited for."""
+"""The `frontier` section: which providers may answer, in which order, and how long we wait for each."""
 
 from typing import Literal, Self
 
@@ -19,7 +19,7 @@ class BreakerConfig(Record):
 
 
 class PromptCacheConfig(Record):
-    """Anthropic's explicit prompt cache; OpenAI's needs no marks."""
+    """Anthropic's explicit prompt cache. OpenAI's needs no marks."""
 
     enabled: bool = True
     min_tokens: int = Field(
@@ -66,7 +66,7 @@ class ProviderConfig(Record):
 
 
 class FrontierConfig(Record):
-    """Providers in order behind one budget of tries and one deadline."""
+    """Providers in order, with one budget of tries and one deadline."""
 
     providers: tuple[ProviderConfig, ...] = Field(min_length=1)
     max_tries: int = Field(3, ge=1, le=10, description="for one request, over all providers")

@@ -1,7 +1,7 @@
-"""The translation table: what each failure of a provider means, what helps against it, and what the client is told.
+"""Translates each failure of a provider: what it means, what helps against it, and what the client is told.
 
-Status codes and in-stream error types decide first; the SDKs' and the transport's exception classes where there is no
-status. Messages of our own failures never quote the provider, because some quote the key.
+Status codes and in-stream error types decide first. Exception classes of the SDKs and the transport decide where there
+is no status. Messages about our own failures never quote the provider, because some providers quote the key.
 """
 
 import math
@@ -29,7 +29,7 @@ from serving.hosted.config import ProviderConfig
 
 
 class Reason(StrEnum):
-    """Why a try failed; a closed set, used as a metric label."""
+    """Why a try failed. A closed set, used as a metric label."""
 
     RATE_LIMITED = "rate_limited"
     QUOTA = "quota"  # the account is out of money or over its spend limit
@@ -53,13 +53,13 @@ class Remedy(StrEnum):
     """Who may answer the request after this failure."""
 
     RETRY = "retry"  # the same provider, at once or when it says
-    ELSEWHERE = "elsewhere"  # another provider first; this one again only when there is no other
-    ABANDON = "abandon"  # another provider; this one never will
+    ELSEWHERE = "elsewhere"  # another provider first, this one again only when there is no other
+    ABANDON = "abandon"  # another provider, because this one never will
     STOP = "stop"  # nobody
 
 
 class Rule(NamedTuple):
-    """One line of the table. counts: towards the provider's breaker, as it says something about its health."""
+    """One line of the table. counts: whether the failure counts towards the provider's breaker."""
 
     reason: Reason
     remedy: Remedy
@@ -91,7 +91,7 @@ CODE_RULES: Mapping[str, Rule] = {
     "content_filter": Rule(Reason.CONTENT_FILTER, Remedy.STOP, False),
     "content_policy_violation": Rule(Reason.CONTENT_FILTER, Remedy.STOP, False),
     "context_length_exceeded": Rule(Reason.CONTEXT, Remedy.ABANDON, False),
-    "insufficient_quota": NO_MONEY,  # a 429 that no waiting cures
+    "insufficient_quota": NO_MONEY,  # a 429, but no waiting helps
     "billing_hard_limit_reached": NO_MONEY,
 }
 
@@ -112,14 +112,14 @@ STREAMED_STATUS: Mapping[str, int] = {
 }
 
 CLASS_RULES: Mapping[type[BaseException], Rule] = {
-    # For what has no status; the nearest base class decides. Of status errors only those whose status misleads.
+    # For what has no status. The nearest base class decides. Of status errors only those whose status misleads.
     openai.APITimeoutError: UNREACHED_SLOWLY,
     openai.APIConnectionError: UNREACHED,
     openai.APIResponseValidationError: NOT_THAT_API,
     openai.APIError: FAILED,
     openai.OpenAIError: MISUSED,
     openai.InvalidWebhookSignatureError: MISUSED,
-    anthropic.ContractSpendLimitReachedError: NO_MONEY,  # 429s by status, but no waiting cures them
+    anthropic.ContractSpendLimitReachedError: NO_MONEY,  # a 429 by status, but no waiting helps
     anthropic.EnforcedSpendLimitReachedError: NO_MONEY,
     anthropic.APITimeoutError: UNREACHED_SLOWLY,
     anthropic.APIConnectionError: UNREACHED,
@@ -146,20 +146,19 @@ FOREIGN_ERRORS = (
     httpx2.StreamError,
     UnicodeEncodeError,
 )
-"""What talking to a provider can raise, translated where it enters."""
+"""Exceptions that a call to a provider can raise. They are translated where they enter."""
 
 ABOUT_THE_REQUEST = frozenset({Reason.REJECTED, Reason.CONTENT_FILTER, Reason.CONTEXT, Reason.UNTRANSLATABLE})
 MAX_QUOTED_CHARS = 500
-TOO_LONG = re.compile(
-    r"maximum context length|prompt is too long", re.I
-)  # vLLM's and Anthropic's words; neither has a code
+# The words of vLLM and Anthropic, because neither has a code.
+TOO_LONG = re.compile(r"maximum context length|prompt is too long", re.I)
 KEY_LIKE = re.compile(r"\b(?:[sp]k-|Bearer )[A-Za-z0-9*._-]{6,}")
 
 
 class ProviderFault(Exception):
-    """One failed try, translated. Stays inside serving/hosted; clients get `client_error`.
+    """One failed try, translated. It stays inside serving/hosted. Clients get `client_error`.
 
-    said: the provider's own words, only where they are about the request, and with anything like a key removed.
+    said: the provider's own words, only where they are about the request. Anything like a key is removed.
     """
 
     def __init__(
@@ -194,7 +193,10 @@ class ProviderFault(Exception):
 
 
 def find_rule(error: type[BaseException], status: int | None = None, code: object = None) -> Rule | None:
-    """The line of the table for a failure: its named class, its code, its status, its base class; None: not covered."""
+    """The rule for a failure. None: not covered.
+
+    With a status its exact class decides, then its code, then the status. Without one its nearest base class decides.
+    """
     if status is None:
         return next((CLASS_RULES[base] for base in error.__mro__ if base in CLASS_RULES), None)
     if error in CLASS_RULES:
@@ -203,12 +205,12 @@ def find_rule(error: type[BaseException], status: int | None = None, code: objec
 
 
 def rule_for_status(status: int) -> Rule:
-    """The rule for an HTTP status; unlisted 4xx are the request's fault, unlisted 5xx the provider's."""
+    """The rule for an HTTP status. An unlisted 4xx is the request's fault, an unlisted 5xx the provider's."""
     if status in STATUS_RULES:
         return STATUS_RULES[status]
     if status >= 500:
         return FAILED
-    return REFUSED if status >= 400 else NOT_THAT_API  # a redirect: not followed, it would take the key elsewhere
+    return REFUSED if status >= 400 else NOT_THAT_API  # redirects are not followed: the key would go elsewhere
 
 
 def translate(error: Exception, config: ProviderConfig, now: Callable[[], float] = time.time) -> ProviderFault:
@@ -221,7 +223,7 @@ def translate(error: Exception, config: ProviderConfig, now: Callable[[], float]
 
 
 def safe_cause(error: Exception, config: ProviderConfig) -> Exception | None:
-    """The foreign exception for `raise … from`, None when its text holds what a log must not."""
+    """The foreign exception for `raise … from`. None when its text holds what a log must not hold."""
     return error if redact(str(error), config, limit=None) == str(error) else None
 
 
@@ -246,7 +248,7 @@ def _fault(
 
 
 def error_detail(body: object) -> Mapping[str, Any]:
-    """The innermost error object of a body, {} when there is none; both providers wrap it in `error`."""
+    """The innermost error object of a body. {} when there is none. Both providers wrap it in `error`."""
     inner = body.get("error", body) if isinstance(body, Mapping) else None
     return inner if isinstance(inner, Mapping) else {}
 
@@ -254,13 +256,13 @@ def error_detail(body: object) -> Mapping[str, Any]:
 def redact(text: str, config: ProviderConfig, limit: int | None = MAX_QUOTED_CHARS) -> str:
     """A provider's message without our key or anything that looks like one, cut to a length fit for an error."""
     key = config.api_key.get_secret_value()
-    if len(key) >= 6:  # a placeholder such as "none" is no secret, and a word of the language
+    if len(key) >= 6:  # a shorter one is a placeholder such as "none", which is no secret and a common word
         text = text.replace(key, "[redacted]")
     return KEY_LIKE.sub("[redacted]", text)[:limit]
 
 
 def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds the provider asks us to wait; None when it does not say. Retry-After is seconds or an HTTP date."""
+    """Seconds that the provider asks us to wait. None when it does not say. Retry-After is seconds or an HTTP date."""
     for name, unit_s in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         try:
             seconds = float(headers.get(name, "")) * unit_s

@@ -1,5 +1,7 @@
-"""The legacy completions endpoint at a chat provider: the prompt goes out as one user message, the answer comes back
-as a text_completion. Chat models answer the prompt rather than continue it; clients that need continuation ask tier 1.
+"""Serves the legacy completions endpoint from a chat provider.
+
+The prompt goes out as one user message, and the answer comes back as a text_completion.
+Chat models answer the prompt rather than continue it. Clients that need a continuation ask tier 1.
 """
 
 from collections.abc import Mapping
@@ -27,7 +29,7 @@ def chat_body(body: Mapping[str, Any]) -> dict[str, Any]:
             raise InvalidRequest(f"{name} is not available at the frontier; leave it out, or ask for tier1", param=name)
     chat = {name: value for name, value in body.items() if name not in ("prompt", "logprobs", *CONTINUATION_ONLY)}
     if "max_tokens" in chat:
-        chat["max_completion_tokens"] = chat.pop("max_tokens")  # chat's name; a provider that knows the old one renames
+        chat["max_completion_tokens"] = chat.pop("max_tokens")  # chat's name. rename_params can set the old one.
     if body.get("logprobs") is not None:
         chat |= {"logprobs": True, "top_logprobs": body["logprobs"]}
     return {"messages": [{"role": "user", "content": prompt}], **chat}

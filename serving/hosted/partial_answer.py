@@ -1,4 +1,4 @@
-"""Collects the pieces of one try into frames the client may see, and knows at any moment what has been used so far."""
+"""Collects the pieces of one try into frames for the client, and knows the usage so far at any moment."""
 
 import json
 import time
@@ -12,12 +12,12 @@ from serving.hosted.providers.provider import Chunk, Counts, Piece
 from serving.request.call import Call
 from serving.request.frame import Frame
 
-BYTES_PER_TOKEN = 4  # OpenAI's rule of thumb for English; 3-byte CJK characters come out near one token each
+BYTES_PER_TOKEN = 4  # OpenAI's rule of thumb for English. It makes about one token of a 3-byte CJK character.
 CHUNK_OBJECT = "chat.completion.chunk"
 
 
 def estimate_tokens(text: str) -> int:
-    """Tokens of a text nobody counted, rounded up; used only for usage that is marked estimated."""
+    """Tokens of a text that nobody counted, rounded up. Used only for usage that is marked estimated."""
     return -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN)
 
 
@@ -79,9 +79,9 @@ class _Choice:
 class Answer:
     """One try's answer.
 
-    Chunks wait here until the first content, so that a provider that fails before it can be replaced unseen. Providers
-    are always asked to stream; for a client that is not, the chunks are put together to one body at the end. So a
-    silent provider is noticed as early, and a cut answer can be replaced, on both paths.
+    Chunks wait here until the first content. A provider that fails before it can be replaced unseen.
+    Providers are always asked to stream. For a client that does not stream, the chunks become one body at the end.
+    So a silent provider is noticed as early on both paths, and a cut answer can be replaced.
     """
 
     def __init__(self, call: Call, model: str, count_tokens: Callable[[str], int] = estimate_tokens) -> None:
@@ -95,7 +95,7 @@ class Answer:
         self.last_content: float | None = None
 
     def take(self, piece: Piece) -> list[Frame]:
-        """Add a piece; the frames that may leave now, [] while nothing may."""
+        """Add a piece. Returns the frames that may be sent now, [] while none may."""
         self._said_done |= piece.done
         if piece.counts is not None:
             self._counts = _merge(self._counts, piece.counts)
@@ -117,7 +117,7 @@ class Answer:
 
     @property
     def complete(self) -> bool:
-        """Whether every choice was finished; a stream that just ends before that was cut."""
+        """Whether every choice was finished. A stream that ends before that was cut."""
         finished = sum(choice.finish_reason is not None for choice in self._choices.values())
         return (
             finished > 0
@@ -126,7 +126,7 @@ class Answer:
         )
 
     def usage(self) -> Usage:
-        """What has been used so far: the provider's counts, ours (estimated) where it gave none."""
+        """The usage so far: the provider's counts, or ours (estimated) where it gave none."""
         counts = self._counts
         estimated = counts.input_tokens is None or counts.output_tokens is None
         input_tokens = self._call.features.input_tokens if counts.input_tokens is None else counts.input_tokens
@@ -160,7 +160,7 @@ class Answer:
         )
 
     def _identify(self, chunk: Chunk) -> Chunk:
-        """One id, time and model for the whole answer, even where a provider changes its mind midway."""
+        """One id, time and model for the whole answer, even where a provider changes them midway."""
         if not self._head:
             self.model = chunk.get("model") or self.model
             born = {"id": f"chatcmpl-{self._call.request_id}", "object": CHUNK_OBJECT, "created": int(time.time())}
@@ -170,7 +170,7 @@ class Answer:
         return {**chunk, "id": self._head["id"], "created": self._head["created"], "model": self.model}
 
     def _frames(self, chunk: Chunk) -> Iterator[Frame]:
-        """The chunk as the client gets it, on the first of its choices; further ones are evidence only."""
+        """The chunk as the client gets it, on the frame of its first choice. Further frames carry evidence only."""
         data: str | None = _json(text_chunk(chunk) if self._call.api is Api.COMPLETIONS else chunk)
         for choice in chunk["choices"]:
             index = choice.get("index", 0)
@@ -210,7 +210,7 @@ def has_content(chunk: Chunk) -> bool:
 
 
 def usage_object(usage: Usage, provided: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Usage in OpenAI's shape; the provider's own object where it gave a complete one."""
+    """Usage in OpenAI's shape. The provider's own object where it gave a complete one."""
     if provided is not None and not usage.estimated:
         return dict(provided)
     wire: dict[str, Any] = {
@@ -224,7 +224,7 @@ def usage_object(usage: Usage, provided: Mapping[str, Any] | None = None) -> dic
 
 
 def _merge(known: Counts, new: Counts) -> Counts:
-    """Running totals: what is said later replaces what was said before, what is not said stays."""
+    """Merge running totals. A later value replaces an earlier one, and a missing value changes nothing."""
     said = {name: getattr(new, name) for name in new.__slots__ if getattr(new, name) is not None}
     return replace(known, **said)
 

@@ -1,4 +1,4 @@
-"""Who is asked next, and when: one budget of tries and one deadline over all providers. Pure."""
+"""Chooses which provider is asked next, and when: one budget of tries and one deadline for all. No I/O."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -34,13 +34,14 @@ def next_try(
     config: FrontierConfig,
     jitter: float = 0.0,
 ) -> NextTry | None:
-    """The next try, None when there is none to make.
+    """The next try. None when there is none to make.
 
     lanes: per provider whether it may be asked at all (its breaker, its context). jitter: 0..1, spreads the backoff.
 
-    - a failure that came at once is repeated at the same provider, at most quick_retries times, after Retry-After or
-      the backoff; every other try goes to the provider with the fewest so far, first in the configured order;
-    - a wait above max_wait_s is only worth it when no other provider is left, one past the deadline never is.
+    - A failure that came at once is repeated at the same provider, at most quick_retries times, after Retry-After or
+      the backoff.
+    - Every other try goes to the provider with the fewest tries so far. The configured order breaks ties.
+    - A wait above max_wait_s is accepted only when no other provider is left. A wait past the deadline never is.
     """
     if len(failed) >= config.max_tries or now >= deadline or any(f.remedy is Remedy.STOP for f in failed):
         return None
@@ -65,7 +66,7 @@ def next_try(
 
 
 def _ready_at(failed: FailedTry, tries: int, config: FrontierConfig, jitter: float) -> float:
-    """When the provider may be asked again: when it said, else after a doubling backoff, half of it random."""
+    """When the provider may be asked again: at the time it named, or after a doubling backoff, half of it random."""
     if failed.retry_after_s is not None:
         return failed.at + failed.retry_after_s
     return failed.at + config.backoff_s * 2.0 ** (tries - 1) * (1 + jitter) / 2

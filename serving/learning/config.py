@@ -1,4 +1,4 @@
-"""What may be kept and asked so that the stack learns. Texts are an opt-in: by default none is ever stored."""
+"""What may be kept and asked for training. Texts are an opt-in: by default none is ever stored."""
 
 from typing import Annotated
 
@@ -10,7 +10,7 @@ Rate = Annotated[float, Field(ge=0, le=1)]
 
 
 class ShadowConfig(Record):
-    """Which share of what tier 1 answered is asked of the frontier as well, after the user has the answer."""
+    """Which share of tier 1's requests is sent to the frontier as well, after the user has the answer."""
 
     rate: Rate = Field(0.0, description="share of requests that tier 1 served; 0: none")
     categories: dict[str, Rate] = Field(default_factory=dict, description="other shares, by category")
@@ -22,7 +22,10 @@ class ShadowConfig(Record):
 
 
 class LearningConfig(Record):
-    """What is gathered, from whom, and how much of one tenant at most: a flood of one must not teach the rest."""
+    """What is gathered, of which tenants, and how much of one tenant at most.
+
+    The limits per tenant keep a flood of requests from one tenant from shaping the models of all.
+    """
 
     keep_texts_rate: Rate = Field(0.0, description="share of all requests whose redacted texts are kept; 0: none")
     keep_escalations: bool = Field(False, description="keep the texts where the frontier replaced a rejected draft")

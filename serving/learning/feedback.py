@@ -1,4 +1,7 @@
-"""`POST /v1/feedback`: a client's word on one of its own requests, redacted, capped per tenant, replaceable."""
+"""Takes `POST /v1/feedback`: a client's feedback on one of its own requests.
+
+Feedback is redacted and capped per tenant. A later one replaces an earlier one on the same request.
+"""
 
 import asyncio
 from datetime import UTC, datetime
@@ -21,7 +24,7 @@ DAY_S = 86_400.0
 
 
 class FeedbackBody(Record):
-    """What a client sends; one of rating and correction at least."""
+    """What a client sends: a rating, a correction, or both."""
 
     request_id: str = Field(min_length=1, max_length=128, description="`tierwise.request_id` of the answer")
     rating: Literal[-1, 1] | None = None
@@ -35,13 +38,13 @@ class FeedbackBody(Record):
 
 
 class FeedbackStore:
-    """Takes feedback in for one ingress process."""
+    """Takes feedback in for one gateway process."""
 
     def __init__(self, config: LearningConfig, ledger: Ledger, store: SampleStore) -> None:
         self._config, self._ledger, self._store = config, ledger, store
 
     async def take(self, raw: bytes, tenant: str) -> dict[str, Any]:
-        """Keep it and say so.
+        """Keep the feedback and confirm it.
 
         Raises InvalidRequest, NotFound for a request that is not this tenant's (whether or not it exists),
         TenantLimited beyond the day's cap, LedgerUnavailable.
@@ -77,7 +80,7 @@ class FeedbackStore:
         return True
 
     def _find(self, request_id: str) -> Asked | None:
-        """The request's row, which may still be on its way into the books."""
+        """The request's row, which may still be on its way into the ledger."""
         found = self._store.asked(request_id)
         if found is None and self._ledger.flush(FLUSH_TIMEOUT_S):
             found = self._store.asked(request_id)

@@ -1,7 +1,8 @@
-"""Keep redacted texts of sampled requests, and ask the frontier in the shadow of tier 1, after the user has the answer.
+"""Keeps redacted texts of sampled requests, and sends shadow requests to the frontier.
 
-A bounded queue stands between the request and this work: what does not fit is dropped and counted. What shadows cost
-is booked on their request as attempts of kind SHADOW, so the day's budget is read from the books.
+A shadow request asks the frontier what tier 1 has answered already, after the user has the answer.
+A bounded queue stands between the request and this work. What does not fit is dropped and counted.
+Shadows are booked on their request as attempts of kind SHADOW, so the day's spend is read from the ledger.
 """
 
 import asyncio
@@ -48,12 +49,12 @@ log = logging.getLogger(__name__)
 PRUNE_EVERY_S: Final = 3600.0
 FLUSH_TIMEOUT_S: Final = 5.0
 JUDGE_OUTPUT_TOKENS: Final = 16
-# Where routing chose tier 1. A pin or the client's own choice may mean that a text must not leave for the frontier.
+# Only where routing chose tier 1. A pin or the client's choice may mean that a text must not go to the frontier.
 CHOSEN_BY_ROUTING: Final = frozenset({DecisionReason.SCORE_HIGH, DecisionReason.NO_SCORE})
 
 
 class SampleEvent(StrEnum):
-    """What became of a sample; a closed set, used as a metric label."""
+    """What became of a sample. A closed set, used as a metric label."""
 
     KEPT = "kept"
     SHADOWED = "shadowed"
@@ -65,10 +66,10 @@ class SampleEvent(StrEnum):
 
 
 class SamplerObserver(Protocol):
-    """Told what happened, so that it can be counted."""
+    """Hears what happened, so that it can be counted."""
 
     def sample(self, event: SampleEvent) -> None:
-        """One sample went this way."""
+        """One sample had this result."""
         ...
 
     def observe_attempt(self, attempt: Attempt) -> None:
@@ -78,7 +79,7 @@ class SamplerObserver(Protocol):
 
 @dataclass(slots=True)
 class Watched:
-    """One request whose answer is looked at while it goes by."""
+    """One request whose answer is collected while it is sent."""
 
     call: Call
     sampler: "Sampler"
@@ -95,7 +96,7 @@ class Watched:
         return both
 
     async def frames(self, frames: AsyncGenerator[Frame, None], trace: RequestTrace) -> AsyncGenerator[Frame, None]:
-        """The same frames; after the last one the sampler is offered what was seen."""
+        """The same frames. After the last one the sampler is offered what was seen."""
         async with aclosing(frames):
             async for frame in frames:
                 if self.call.stream:
@@ -109,7 +110,7 @@ class Watched:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One sample on its way. The outputs in it are not redacted yet."""
+    """One sample in the queue. Its outputs are not redacted yet."""
 
     call: Call
     record: RequestRecord
@@ -119,7 +120,10 @@ class Job:
 
 
 class Sampler:
-    """One per ingress process. `offer` only puts into a queue; `start` and `aclose` own the tasks behind it."""
+    """Samples requests of one gateway process.
+
+    `offer` only puts into a queue. `start` and `aclose` own the tasks that read it.
+    """
 
     def __init__(
         self,
@@ -139,18 +143,18 @@ class Sampler:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Begin to work; needs the event loop of the process."""
+        """Start the tasks. Needs the event loop of the process."""
         workers = [self._work() for _ in range(self._config.shadow.concurrency)]
         self._tasks = [asyncio.create_task(task) for task in (*workers, self._prune_for_ever())]
 
     async def aclose(self) -> None:
-        """Stop; a shadow in the making is cancelled, what it cost so far is booked."""
+        """Stop. A running shadow request is cancelled, and what it cost so far is booked."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def begin(self, call: Call) -> Watched | None:
-        """Whether this request's answer should be watched; None for nearly all."""
+        """Collects this request's answer if it may become a sample. None for nearly all."""
         config = self._config
         wanted = config.keep_escalations or self._keeps(call) or self._shadows(call)
         plain = call.features.n_choices == 1 and call.features.n_tools == 0 and messages_in(call) is not None
@@ -159,7 +163,7 @@ class Sampler:
         return Watched(call, self)
 
     def offer(self, call: Call, record: RequestRecord, text: str, trace: RequestTrace) -> None:
-        """Queue what one settled request has to teach; never waits."""
+        """Queue one settled request if it is a sample. Never waits."""
         if record.outcome is not RequestOutcome.OK or record.degraded or not text:
             return
         escalated = record.served_tier is Tier.FRONTIER and trace.rejected_text is not None
@@ -222,7 +226,7 @@ class Sampler:
                 self._observer.sample(SampleEvent.FAILED)
 
     async def _learn(self, job: Job) -> None:
-        """Ask, let judge, keep."""
+        """Send the shadow request if there is one, let the judge compare, and keep the sample."""
         since = midnight(datetime.now(UTC))
         kept_today = await asyncio.to_thread(self._store.count_samples, job.record.tenant, since)
         if kept_today >= self._config.samples_per_tenant_per_day:
@@ -245,13 +249,13 @@ class Sampler:
         self._observer.sample(SampleEvent.KEPT)
 
     async def _within_budget(self, since: datetime) -> bool:
-        """Whether the day has dollars left; an unknown price is no licence to spend."""
+        """Whether the day's budget has dollars left. With an unknown price it counts as spent."""
         await asyncio.to_thread(self._ledger.flush, FLUSH_TIMEOUT_S)
         spent = await asyncio.to_thread(self._store.shadow_spend, since)
         return spent.n_unpriced == 0 and spent.usd < self._config.shadow.daily_budget_usd
 
     async def _shadow(self, job: Job, sample: Sample) -> Sample | None:
-        """The sample with the frontier's answer and, where a judge may, both grades; None when there is no answer."""
+        """The sample with the frontier's answer, and with both grades if a judge may. None when there is no answer."""
         call = replace(
             job.call,
             request_id=f"{job.call.request_id}-shadow",
@@ -303,7 +307,7 @@ class Sampler:
         return read_choice(await self._ask(judging, trace) or "")
 
     async def _ask(self, call: Call, trace: RequestTrace) -> str | None:
-        """The frontier's text; None when it has none."""
+        """The frontier's text. None when it has none."""
         try:
             async with aclosing(self._frontier.complete(call, trace)) as frames:
                 return "".join([frame.text async for frame in frames])
@@ -312,7 +316,7 @@ class Sampler:
             return None
 
     def _book(self, record: RequestRecord, trace: RequestTrace) -> None:
-        """Add the shadow's attempts to its request; the ledger leaves what it has of it alone."""
+        """Add the shadow's attempts to its request. The ledger leaves the rows that it has already as they are."""
         attempts = tuple(as_shadow(attempt) for attempt in trace.record().attempts)
         for attempt in attempts:
             self._observer.observe_attempt(attempt)
@@ -322,13 +326,13 @@ class Sampler:
     async def _prune_for_ever(self) -> None:
         while True:
             before = datetime.now(UTC) - timedelta(days=self._config.retention_days)
-            with contextlib.suppress(StorageDown):  # tried again
+            with contextlib.suppress(StorageDown):  # the next round tries again
                 await asyncio.to_thread(self._store.prune, before)
             await asyncio.sleep(PRUNE_EVERY_S)
 
 
 def draw(request_id: str, which: int) -> float:
-    """A number in 0..1 that a request's own random id decides; `which` tells independent draws apart."""
+    """A number in 0..1 that follows from a request's random id. `which` tells independent draws apart."""
     return int(request_id[8 * which : 8 * which + 8], 16) / 2**32
 
 
@@ -338,7 +342,7 @@ def midnight(now: datetime) -> datetime:
 
 
 def messages_in(call: Call) -> tuple[dict[str, str], ...] | None:
-    """The conversation in texts; None where there is something else in it, such as token ids or tool calls."""
+    """The conversation as texts. None when it holds anything else, such as token ids or tool calls."""
     if call.api is Api.COMPLETIONS:
         prompt = call.body.get("prompt")
         return ({"role": "user", "content": prompt},) if isinstance(prompt, str) else None
@@ -349,7 +353,7 @@ def messages_in(call: Call) -> tuple[dict[str, str], ...] | None:
 
 
 def text_of_body(data: str) -> str:
-    """The text of a whole response's only choice; "" when it is something else."""
+    """The text of a whole response's only choice. "" when it is something else."""
     choice = json.loads(data)["choices"][0]
     text = choice["message"].get("content") if "message" in choice else choice.get("text")
     return text if isinstance(text, str) else ""

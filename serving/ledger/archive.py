@@ -1,4 +1,4 @@
-"""Rows that leave the ledger, kept as files: one a day, one JSON line a request, as `ledger export` writes them."""
+"""Keeps rows that leave the ledger in files: one file a day, one JSON line a request, as in `ledger export`."""
 
 import os
 from collections.abc import Sequence
@@ -12,13 +12,16 @@ ENDING = ".jsonl"
 
 
 class Archive:
-    """A folder of days. A process that dies between writing and deleting leaves rows in both: they have their ids."""
+    """A folder with one file per day.
+
+    A process that dies between writing and deleting leaves rows in both. Their ids tell which these are.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def append(self, records: Sequence[RequestRecord]) -> None:
-        """Write them, in order of their time, each to the file of its UTC day, through to the disk. Raises OSError."""
+        """Append records, which are in order of time, to the files of their UTC days, and sync them. Raises OSError."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for day, rows in groupby(records, key=lambda record: record.at[:10]):
             descriptor = os.open(self._folder / f"{day}{ENDING}", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

@@ -13,7 +13,7 @@ from routing.records import Record
 class LedgerConfig(Record):
     """The ledger's database, its queue and its spool.
 
-    A row recorded is in the database within flush_interval_s; a process killed in between loses that much and no more.
+    A recorded row is in the database within flush_interval_s. A process that is killed loses that much at most.
     """
 
     url: str = Field(
@@ -64,7 +64,7 @@ class LedgerConfig(Record):
 
     @property
     def sqlite_path(self) -> Path | None:
-        """The database file; None for Postgres."""
+        """The database file. None for Postgres."""
         url = make_url(self.url)
         return Path(url.database) if url.drivername == "sqlite" and url.database else None
 

@@ -1,4 +1,4 @@
-"""The ledger as JSONL: one RequestRecord with its attempts per line. What is exported can be imported again."""
+"""Moves the ledger as JSONL: one RequestRecord with its attempts per line. An export can be imported again."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -18,7 +18,7 @@ def export_jsonl(
     until: Instant | None = None,
     tenant: str | None = None,
 ) -> int:
-    """Write the range, oldest first, in bounded memory; returns the number of requests."""
+    """Write the range, oldest first, in bounded memory. Returns the number of requests."""
     n = 0
     for record in reader.requests(since, until, tenant):
         out.write(to_line(record) + b"\n")
@@ -27,7 +27,7 @@ def export_jsonl(
 
 
 def read_jsonl(source: Iterable[bytes]) -> Iterator[RequestRecord]:
-    """The requests of an export. Raises ValueError naming the line that is none."""
+    """The requests of an export. Raises ValueError naming the line that is not a request."""
     for number, line in enumerate(source, start=1):
         try:
             yield from_line(line)
@@ -36,9 +36,11 @@ def read_jsonl(source: Iterable[bytes]) -> Iterator[RequestRecord]:
 
 
 def import_jsonl(config: LedgerConfig, source: Iterable[bytes]) -> int:
-    """Add an export to a ledger, made if need be; rows already there are left alone. Returns the number read.
+    """Add an export to a ledger, which is made if need be. Returns the number read.
 
-    Raises ValueError for a bad line (the batches before it are in), StorageDown, RowRefused.
+    Rows that are there already stay as they are.
+
+    Raises ValueError for a bad line (the batches before it are written), StorageDown, RowRefused.
     """
     store = Store(config)
     try:

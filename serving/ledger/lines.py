@@ -1,4 +1,4 @@
-"""One request as one line of JSON: the format of the spool and of exports."""
+"""Writes and reads one request as one line of JSON, the format of the spool and of exports."""
 
 import json
 
@@ -14,5 +14,5 @@ def to_line(record: RequestRecord) -> bytes:
 
 
 def from_line(line: bytes | str) -> RequestRecord:
-    """The record of a line. Raises ValueError (pydantic's ValidationError) when it is none."""
+    """The record of a line. Raises ValueError (pydantic's ValidationError) when the line is not a record."""
     return RequestRecord.model_validate_json(line)

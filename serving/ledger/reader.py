@@ -35,9 +35,8 @@ from serving.ledger.store import open_engine
 from serving.ledger.tables import attempts, requests, samples
 
 _PAGE = 500  # rows per query: about 1 MB, and no transaction is open while the caller works on them
-_LATE = timedelta(
-    minutes=15
-)  # `at` is a request's start; it is booked when it ends, later if it went through the spool
+# `at` is a request's start. Its row comes when it ends, and later if it went through the spool.
+_LATE = timedelta(minutes=15)
 
 Instant = datetime | str
 _WASTED = (
@@ -50,10 +49,10 @@ _WASTED = (
 
 
 class LedgerTotals(Record):
-    """Sums over a range of requests. Dollars of unknown rows are in no sum; how many those were stands beside it.
+    """Sums over a range of requests. Rows with unknown dollars are in no sum, and a count of them stands beside it.
 
-    saved_usd is signed and counts only requests whose cost and baseline are both known; wasted_usd are attempts whose
-    answer nobody got, and is part of cost_usd.
+    saved_usd is signed. It counts only requests whose cost and baseline are both known.
+    wasted_usd is the cost of attempts whose answer nobody got. It is part of cost_usd.
     """
 
     requests: int
@@ -73,10 +72,10 @@ class LedgerTotals(Record):
 
 
 class LedgerReader:
-    """Reads in transactions of its own, so writers neither wait for it nor make it wait."""
+    """Reads in transactions of its own, so that readers and writers do not wait for each other."""
 
     def __init__(self, config: LedgerConfig) -> None:
-        """Opens nothing yet. Raises ConfigInvalid for a missing driver; reading raises it when there is no ledger."""
+        """Opens nothing yet. Raises ConfigInvalid for a missing driver. Reading raises it when there is no ledger."""
         self._path = config.sqlite_path
         self._engine: Engine = open_engine(config, read_only=True)
 
@@ -106,7 +105,7 @@ class LedgerReader:
     def prefill(
         self, since: Instant | None = None, until: Instant | None = None, tenant: str | None = None
     ) -> tuple[PrefillSpeed, ...]:
-        """The prefill speeds of our engines, from sums that the database computes."""
+        """The prefill speeds of our engines, fitted to sums that the database computes."""
         a = attempts.c
         columns = [
             literal(1.0),
@@ -138,7 +137,7 @@ class LedgerReader:
         return fit.speeds()
 
     def grades(self, since: Instant | None = None, until: Instant | None = None) -> dict[str, Grade]:
-        """How good the sampled answers of a range were, by request id; empty while nothing was graded."""
+        """How good the sampled answers of a range were, by request id. Empty when nothing was graded."""
         s = samples.c
         graded = or_(s.tier1_quality.is_not(None), s.frontier_quality.is_not(None))
         within = [*([] if since is None else [s.at >= _utc(since)]), *([] if until is None else [s.at < _utc(until)])]
@@ -161,7 +160,7 @@ class LedgerReader:
     ) -> Iterator[RequestRecord]:
         """The latest n requests, then every further one as it is booked, until `stop` is set or the caller leaves.
 
-        Requests end in another order than they began, so each look goes back a quarter of an hour.
+        Requests end in another order than they began, so each query goes back 15 minutes.
         """
         stop = stop or threading.Event()
         seen: dict[str, datetime] = {}
@@ -180,7 +179,7 @@ class LedgerReader:
             page = list(self.requests(since=horizon, tenant=tenant))
 
     def tail(self, n: int, follow: bool = False, stop: threading.Event | None = None) -> Iterator[str]:
-        """The latest requests as lines for people, headed; with follow for as long as the caller listens."""
+        """A header and the latest requests as lines of text. With follow it goes on as long as the caller listens."""
         yield tail.HEADER
         for record in self.follow(n, stop=stop) if follow else self.latest(n):
             yield tail.line(record)

@@ -1,4 +1,4 @@
-"""RequestRecord to table rows and back; what goes in comes out equal."""
+"""Turns a RequestRecord into table rows and back, without loss."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -111,7 +111,7 @@ _USAGE = {
 
 
 def record_from_rows(request: Mapping[str, Any], attempts: Sequence[Mapping[str, Any]]) -> RequestRecord:
-    """The record these rows were made from; attempts in order of `ordinal`."""
+    """The record that these rows were made from. attempts: in order of `ordinal`."""
     fields = dict(request)
     decision = {name: fields.pop(column) for name, column in _DECISION.items()}
     verdict = {name: fields.pop(column) for name, column in _VERDICT.items()}

@@ -1,4 +1,4 @@
-"""Reads and writes what the flywheel learns from: clients' feedback and redacted samples, beside the books."""
+"""Reads and writes clients' feedback and redacted samples, which training uses, in the ledger's database."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,23 +16,24 @@ from serving.ledger.tables import attempts, feedback, requests, samples
 
 
 class Asked(Record):
-    """What the books know of a request that somebody gives feedback on."""
+    """What the ledger knows of a request that a client gives feedback on."""
 
     tenant: str
     category: str | None
 
 
 class ShadowSpend(Record):
-    """Dollars that shadow attempts cost; n_unpriced of them have no known price."""
+    """Dollars that shadow attempts cost. n_unpriced: attempts without a known price, which are not in usd."""
 
     usd: float
     n_unpriced: int
 
 
 class SampleStore:
-    """Blocking, for threads and commands; every call is a transaction of its own. Raises StorageDown from each.
+    """Keeps feedback and samples. It blocks, so it is for threads and commands. Every call is one transaction.
 
-    The tables are made by the ledger's writer or `Store.migrate`.
+    The ledger's writer or `Store.migrate` makes the tables.
+    Every method raises StorageDown when the database takes nothing now.
     """
 
     def __init__(self, config: LedgerConfig) -> None:
@@ -41,7 +42,7 @@ class SampleStore:
         self._path = config.sqlite_path
 
     def asked(self, request_id: str) -> Asked | None:
-        """Whose request this was; None when the books do not have it."""
+        """The tenant and category of a request. None when the ledger does not have it."""
         with self._transaction(self._reading) as connection:
             row = connection.execute(
                 select(requests.c.tenant, requests.c.category).where(requests.c.request_id == request_id)
@@ -49,24 +50,24 @@ class SampleStore:
         return None if row is None else Asked(tenant=row.tenant, category=row.category)
 
     def put_feedback(self, said: Feedback) -> None:
-        """Keep a client's word; an earlier one on the same request is replaced."""
+        """Keep a client's feedback. It replaces an earlier one on the same request."""
         with self._transaction(self._writing) as connection:
             connection.execute(delete(feedback).where(feedback.c.request_id == said.request_id))
             connection.execute(insert(feedback), [said.model_dump(mode="json")])
 
     def put_samples(self, kept: Sequence[Sample]) -> None:
-        """Keep samples; one that is there already is left alone."""
+        """Keep samples. One that is there already stays as it is."""
         if kept:
             with self._transaction(self._writing) as connection:
                 rows = [sample.model_dump(mode="json") for sample in kept]
                 connection.execute(insert_new(samples, connection.dialect.name), rows)
 
     def count_feedback(self, tenant: str, since: datetime) -> int:
-        """Requests that a tenant has given feedback on since an instant."""
+        """The number of requests that a tenant has given feedback on since an instant."""
         return self._count(feedback, tenant, since)
 
     def count_samples(self, tenant: str, since: datetime) -> int:
-        """Samples kept of a tenant's requests that began since an instant."""
+        """The number of samples of a tenant's requests that began since an instant."""
         return self._count(samples, tenant, since)
 
     def shadow_spend(self, since: datetime) -> ShadowSpend:
@@ -83,7 +84,7 @@ class SampleStore:
         return ShadowSpend(usd=usd, n_unpriced=unpriced)
 
     def all_feedback(self, since: datetime | None = None, until: datetime | None = None) -> list[Feedback]:
-        """Feedback said in since <= at < until, oldest first."""
+        """Feedback given in since <= at < until, oldest first."""
         return [Feedback.model_validate(row) for row in self._rows(feedback, since, until)]
 
     def all_samples(self, since: datetime | None = None, until: datetime | None = None) -> list[Sample]:
@@ -91,13 +92,16 @@ class SampleStore:
         return [Sample.model_validate(row) for row in self._rows(samples, since, until)]
 
     def prune(self, before: datetime) -> int:
-        """Delete samples of requests that began before an instant, and corrections said before it; how many samples."""
+        """Delete samples of requests that began before an instant, and feedback given before it.
+
+        Returns how many samples.
+        """
         with self._transaction(self._writing) as connection:
             connection.execute(delete(feedback).where(feedback.c.at < before))
             return connection.execute(delete(samples).where(samples.c.at < before)).rowcount
 
     def forget(self, tenant: str) -> int:
-        """Delete every sample and all feedback of a tenant; how many samples."""
+        """Delete every sample and all feedback of a tenant. Returns how many samples."""
         with self._transaction(self._writing) as connection:
             connection.execute(delete(feedback).where(feedback.c.tenant == tenant))
             return connection.execute(delete(samples).where(samples.c.tenant == tenant)).rowcount

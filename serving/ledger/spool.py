@@ -1,8 +1,8 @@
-"""Rows that wait on disk while the database is away: JSON lines, kept until they are in, read in order.
+"""Keeps rows on disk while the database is away: JSON lines, read in order, kept until they are in the database.
 
-Every process appends to a file of its own and holds its lock (flock), so a file without a holder was left by a process
-that died; whoever finds it reads it in. Nothing is removed before its rows are in the database, and inserting is
-idempotent, so a death at any point repeats rows and loses none.
+Every process appends to a file of its own and holds its lock (flock). A file without a holder was left by a process
+that died, and the process that finds it takes it over. Nothing is removed before its rows are in the database.
+Inserting is idempotent, so a death at any point repeats rows and loses none.
 """
 
 import fcntl
@@ -31,7 +31,7 @@ class _File:
 class Spool:
     """The spool of one process in a folder that several may share.
 
-    `append` may be called from any thread; the rest belongs to the one that writes to the database.
+    Any thread may call `append`. The rest belongs to the thread that writes to the database.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -43,21 +43,22 @@ class Spool:
 
     @property
     def is_empty(self) -> bool:
-        """Whether this process has nothing to read in; files of the dead count once `adopt` has found them."""
+        """Whether this process has nothing to read in. Files of dead processes count once `adopt` has found them."""
         current = self._current
         return not self._waiting and (current is None or current.size == 0)
 
     @property
     def size_bytes(self) -> int:
-        """What is still to be read in."""
+        """Bytes that are still to be read in."""
         with self._lock:
             return sum(file.size - file.read for file in self._files())
 
     def append(self, lines: Sequence[bytes], *, sync: bool) -> None:
-        """Add lines (JSON without line breaks), all or none; sync: not before they are on the disk.
+        """Add lines (JSON without line breaks), all or none.
 
-        Raises OSError when the disk will not take them. Without sync it costs one write to the page cache, which
-        outlives the process, though not a power cut.
+        sync: return only when they are on the disk. Without it, one write to the page cache is made, which survives
+        the end of the process but not a power cut.
+        Raises OSError when the disk will not take them.
         """
         block = b"".join(line + b"\n" for line in lines)
         with self._lock:
@@ -76,7 +77,7 @@ class Spool:
             os.fsync(file.fd)  # outside the lock: nobody on the request path waits for a disk
 
     def adopt(self) -> int:
-        """Take over the files of processes that died; returns how many. Raises OSError."""
+        """Take over the files of processes that died. Returns how many. Raises OSError."""
         with self._lock:
             mine = {file.path for file in self._files()}
         found = [
@@ -89,7 +90,7 @@ class Spool:
         return len(found)
 
     def peek(self, n_lines: int) -> list[bytes]:
-        """The oldest lines not yet read in, at most n; the same ones until `commit`. Raises OSError."""
+        """The oldest lines not yet read in, at most n. They stay the same until `commit`. Raises OSError."""
         with self._lock:
             if not self._waiting and self._current is not None and self._current.size:
                 self._waiting.append(self._current)  # from here on appends go to a new file
@@ -107,7 +108,7 @@ class Spool:
         return lines
 
     def commit(self) -> None:
-        """The lines last peeked at are in the database; a file that is read to its end is removed."""
+        """Mark the lines last peeked at as written to the database. A file that is read to its end is removed."""
         file = self._waiting[0]
         file.read += self._peeked
         self._peeked = 0
@@ -117,7 +118,7 @@ class Spool:
             _remove(file)
 
     def close(self) -> None:
-        """Let go of the files; those with rows in them stay for the next process to find."""
+        """Release the files. Those with rows in them stay for the next process to find."""
         with self._lock:
             files = self._files()
             self._waiting.clear()
@@ -147,7 +148,7 @@ class Spool:
 
 
 def _take_over(path: Path) -> _File | None:
-    """The file, locked; None when its writer lives, another process was faster, or nothing is in it."""
+    """The file, locked. None when its writer lives, another process was faster, or nothing is in it."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -1,6 +1,6 @@
-"""The ledger's database: SQLite (WAL) on one machine, Postgres in a cluster, through one data layer.
+"""Writes to the ledger's database: SQLite (WAL) on one machine, Postgres in a cluster, through one data layer.
 
-Inserting is idempotent by primary key, so a batch that may or may not have been committed is simply written again.
+Inserting is idempotent by primary key. A batch that may or may not have been committed is written again.
 """
 
 import sqlite3
@@ -26,7 +26,7 @@ from serving.ledger.tables import attempts, requests
 CONNECT_TIMEOUT_S = 5
 SILENCE_S = 30
 _MIGRATIONS = Path(__file__).parent / "migrations"
-_MIGRATION_LOCK = 0x7469657277697365  # "tierwise"; any number that no other user of the database takes
+_MIGRATION_LOCK = 0x7469657277697365  # "tierwise" as a number, which no other user of the database takes
 _MIGRATING = threading.Lock()  # alembic keeps its context in module globals
 _BAD_ROW = (DataError, IntegrityError, ValueError, TypeError, OverflowError)
 
@@ -40,7 +40,7 @@ class RowRefused(Exception):
 
 
 def open_engine(config: LedgerConfig, *, read_only: bool = False) -> Engine:
-    """An engine for the ledger's database; connects on first use. Raises ConfigInvalid when the driver is missing."""
+    """An engine for the ledger's database, which connects on first use. Raises ConfigInvalid for a missing driver."""
     if config.sqlite_path is None:
         try:
             return create_engine(
@@ -49,8 +49,8 @@ def open_engine(config: LedgerConfig, *, read_only: bool = False) -> Engine:
         except ModuleNotFoundError as error:
             raise ConfigInvalid(f"{config.url} needs the package psycopg: pip install 'psycopg[binary]'") from error
     engine = create_engine(config.url, connect_args={"timeout": config.busy_timeout_s, "check_same_thread": False})
-    # sqlite3 opens transactions by its own rules and leaves DDL out of them; here BEGIN is said aloud. Writers take the
-    # write lock at once, so that two processes queue for it instead of failing half-way.
+    # sqlite3 opens transactions by its own rules and leaves DDL out of them, so we send BEGIN ourselves. Writers take
+    # the write lock at once, so that two processes queue for it instead of failing half-way.
     begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
 
     @event.listens_for(engine, "connect")
@@ -61,9 +61,8 @@ def open_engine(config: LedgerConfig, *, read_only: bool = False) -> Engine:
             connection.execute("PRAGMA query_only=ON")
             return
         connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute(
-            "PRAGMA synchronous=NORMAL"
-        )  # WAL: a killed process loses nothing, a power cut the last moments
+        # With WAL a killed process loses nothing, and a power cut loses the last moments.
+        connection.execute("PRAGMA synchronous=NORMAL")
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
@@ -73,9 +72,9 @@ def open_engine(config: LedgerConfig, *, read_only: bool = False) -> Engine:
 
 
 def postgres_patience(config: LedgerConfig, read_only: bool) -> dict[str, str | int]:
-    """libpq's limits: a server that hangs, a table that somebody locks or a cable that is cut must not hold the writer.
+    """libpq's time limits. A server that hangs, a locked table or a cut cable must not block the writer.
 
-    Readers may take their time, and can only read.
+    Readers have no statement limit and can only read.
     """
     lock_ms = max(1, int(config.busy_timeout_s * 1000))
     writer = f"-c lock_timeout={lock_ms} -c statement_timeout={SILENCE_S * 1000}"
@@ -87,7 +86,7 @@ def postgres_patience(config: LedgerConfig, read_only: bool) -> dict[str, str | 
 
 
 def migrations(connection: Connection) -> AlembicConfig:
-    """Alembic's configuration for this connection; no ini file."""
+    """Alembic's configuration for this connection, without an ini file."""
     config = AlembicConfig()
     config.set_main_option("script_location", str(_MIGRATIONS))
     config.attributes["connection"] = connection
@@ -95,7 +94,7 @@ def migrations(connection: Connection) -> AlembicConfig:
 
 
 def insert_new(table: Table, dialect_name: str) -> Executable:
-    """INSERT that leaves rows alone whose primary key is there already."""
+    """An INSERT that skips rows whose primary key is there already."""
     if dialect_name == "postgresql":
         return postgresql.insert(table).on_conflict_do_nothing(index_elements=list(table.primary_key))
     return sqlite.insert(table).on_conflict_do_nothing(index_elements=list(table.primary_key))
@@ -111,7 +110,7 @@ class Store:
         self._insert_attempts = insert_new(attempts, self._engine.dialect.name)
 
     def migrate(self, revision: str = "head") -> None:
-        """Create or upgrade the schema; processes that start together take turns. Raises StorageDown."""
+        """Create or upgrade the schema. Processes that start together take turns. Raises StorageDown."""
         try:
             if self._path is not None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +130,7 @@ class Store:
             raise StorageDown(reason_of(error)) from error
 
     def insert(self, records: Sequence[RequestRecord]) -> None:
-        """Write these requests and their attempts in one transaction, all or none; those already there are left alone.
+        """Write these requests and their attempts in one transaction, all or none. Rows already there stay as they are.
 
         Raises StorageDown when the database cannot take rows, RowRefused when it cannot take one of these.
         """
@@ -150,10 +149,10 @@ class Store:
             raise StorageDown(reason_of(error)) from error
 
     def prune(self, before: datetime, limit: int, archive: Archive | None = None) -> int:
-        """Delete the oldest requests that began before an instant, at most `limit`, attempts too; how many those were.
+        """Delete the oldest requests that began before an instant, at most `limit`, with attempts. Returns how many.
 
-        They are in the archive before they are gone; several processes take different rows. Raises StorageDown, and
-        OSError when the archive cannot be written: nothing is deleted then.
+        They are in the archive before they are deleted. Several processes take different rows.
+        Raises StorageDown, and OSError when the archive cannot be written. Nothing is deleted then.
         """
         oldest = select(requests).where(requests.c.at < before).order_by(requests.c.at, requests.c.request_id)
         try:

@@ -1,4 +1,4 @@
-"""The tables of the ledger. Numbers are numbers; JSON only where the set of keys is the business of others."""
+"""Declares the ledger's tables. JSON columns are only for what has no fixed set of keys."""
 
 from datetime import UTC, datetime
 
@@ -21,13 +21,13 @@ from sqlalchemy import (
 
 
 class UtcInstant(TypeDecorator[str]):
-    """An ISO 8601 instant as RequestRecord.at spells it; a timestamp to the database, so that ranges are ranges."""
+    """An ISO 8601 instant as in RequestRecord.at. The database keeps a timestamp, so that ranges can be queried."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: str | datetime | None, dialect: Dialect) -> datetime | None:
-        """To UTC; SQLite keeps no offset, so it gets none. Raises ValueError for what is not an instant."""
+        """To UTC. SQLite keeps no offset, so it gets none. Raises ValueError for what is not an instant."""
         if value is None:
             return None
         instant = datetime.fromisoformat(value) if isinstance(value, str) else value
@@ -178,6 +178,6 @@ budget_reservations = Table(
     Column("subject", Text, nullable=False),
     Column("starts", Date, nullable=False),
     Column("amount_usd", Double, nullable=False),
-    Column("expires_at", UtcInstant, nullable=False),  # nobody settles it any more: its process died
+    Column("expires_at", UtcInstant, nullable=False),  # by then its process must have died
     Index("ix_budget_reservations_subject", "scope", "subject", "period"),
 )

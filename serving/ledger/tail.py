@@ -1,4 +1,4 @@
-"""One request as one line for people: `python -m serving ledger tail`."""
+"""Renders one request as one line of text: `python -m serving ledger tail`."""
 
 from routing.records import RequestRecord
 
@@ -11,9 +11,9 @@ _NONE = "-"
 
 
 def line(record: RequestRecord) -> str:
-    """When, which, who answered, why, how the gate ruled, tokens, dollars, dollars at the frontier, milliseconds.
+    """Time, id, serving tier, decision, verdict, tokens, dollars, dollars at the frontier, milliseconds, outcome.
 
-    `-` means there was none, `?` that it is not known. Control characters never reach the terminal.
+    `-` means that there was none, `?` that it is not known. Control characters never reach the terminal.
     """
     decision, verdict = record.decision, record.verdict
     served = next((a.usage for a in reversed(record.attempts) if a.outcome.value in {"served", "broken"}), None)

@@ -1,7 +1,8 @@
-"""The ledger as the request path sees it: record() puts a row in memory and returns; a thread writes batches.
+"""Books requests on the request path. record() puts a row in memory and returns, and a thread writes batches.
 
-A row goes queue → database. While the database is away it goes queue → spool → database; when the queue is full,
-straight to the spool. Every row is written at least once, and inserting is idempotent: exactly once in the end.
+A row goes queue → database. While the database is away it goes queue → spool → database.
+When the queue is full it goes straight to the spool.
+Every row is written at least once, and inserting is idempotent, so every row is there exactly once in the end.
 """
 
 import logging
@@ -24,12 +25,12 @@ log = logging.getLogger(__name__)
 
 
 class Ledger:
-    """Books requests. One per process; it writes from the moment it is made until it is closed."""
+    """Books the requests of one process. It writes from the moment it is made until it is closed."""
 
     def __init__(self, config: LedgerConfig, on_unknown_price: UnknownPriceHook | None = None) -> None:
         """on_unknown_price(provider, model): called from the writer thread, at most once per model and interval.
 
-        The schema is created or upgraded as soon as the database answers; until then rows wait.
+        The schema is created or upgraded as soon as the database answers. Until then rows wait.
         Raises ConfigInvalid when the database's driver is not installed.
         """
         self.counts = LedgerCounts()
@@ -49,7 +50,7 @@ class Ledger:
         self.close()
 
     def record(self, record: RequestRecord) -> None:
-        """Book one settled request. From any thread or event loop; waits for nothing and raises nothing."""
+        """Book one settled request. Any thread or event loop may call it. It waits for nothing and raises nothing."""
         if self._queue.qsize() < self._config.queue_size:
             self._queue.put((record, time.perf_counter()))
             if self._thread.has_ended:
@@ -63,7 +64,7 @@ class Ledger:
         return self._config
 
     def ready(self) -> bool:
-        """Whether requests may be served: under on_failure=serve always, else while the database takes rows."""
+        """Whether requests may be served: always under on_failure=serve, otherwise while the database takes rows."""
         return self._config.on_failure == "serve" or self._thread.is_up
 
     @property
@@ -82,27 +83,27 @@ class Ledger:
         return self._spool.size_bytes
 
     def counters(self) -> dict[str, float]:
-        """Everything that can be counted of the ledger, by name, for telemetry."""
+        """All counts and gauges of the ledger by name, for telemetry."""
         gauges = {"queued": float(self.queued), "spool_bytes": float(self.spool_bytes), "up": float(self.is_up)}
         return gauges | {name: float(value) for name, value in asdict(self.counts).items()}
 
     def wait_up(self, timeout_s: float) -> bool:
-        """Block until the database takes rows; False when it did not in time."""
+        """Block until the database takes rows. False when it did not in time."""
         return self._thread.wait_up(timeout_s)
 
     def flush(self, timeout_s: float = 10.0) -> bool:
-        """Block until every row recorded before is in the database or on the disk; False when that did not happen."""
+        """Block until every row recorded before is in the database or on the disk. False when that did not happen."""
         settled = threading.Event()
         self._queue.put(settled)
         self._thread.wake()
         return settled.wait(timeout_s) and not self._thread.holds_rows
 
     def close(self, timeout_s: float = 10.0) -> bool:
-        """Write what waits, then stop; False when it took too long. Rows recorded later go to the spool."""
+        """Write what waits, then stop. False when it took too long. Rows recorded later go to the spool."""
         return self._thread.close(timeout_s)
 
     def _overflow(self, record: RequestRecord) -> None:
-        """To the spool from the request path: one write to the page cache."""
+        """Put a row into the spool from the request path. It costs one write to the page cache."""
         try:
             self._spool.append([to_line(record)], sync=False)
             self.counts.spooled += 1

@@ -25,16 +25,16 @@ log = logging.getLogger(__name__)
 QueuedRow = tuple[RequestRecord, float]  # and when it was recorded, in time.perf_counter() seconds
 RowQueue = queue.SimpleQueue[QueuedRow | threading.Event]  # an event is set once every row before it is settled
 UnknownPriceHook = Callable[[str, str], None]
-PRUNE_INTERVAL_S = 60.0  # between looks for rows that have become too old
+PRUNE_INTERVAL_S = 60.0  # between queries for rows that have become too old
 REFUSED_FILE = "refused.jsonl"
-_MAX_ALARMS = 1000  # models remembered as reported; then all are forgotten, which costs a repeated alarm
+_MAX_ALARMS = 1000  # models remembered as reported. At the limit all are forgotten, and alarms repeat.
 
 
 @dataclass(slots=True)
 class LedgerCounts:
-    """What became of the rows since this process began; written by the ledger, read from anywhere."""
+    """What became of the rows since this process began. The ledger writes it, and any thread may read it."""
 
-    written: int = 0  # handed to the database, by either way
+    written: int = 0  # handed to the database, from the queue or a spool
     spooled: int = 0  # went through the spool
     replayed: int = 0  # of the written ones, those that came out of a spool, also one left by a dead process
     refused: int = 0  # the database will never take them: kept in refused.jsonl
@@ -110,7 +110,7 @@ class WriterThread:
                 self._catch_up()
                 self._settle(rows)
                 self._prune()
-            except Exception as error:  # a bug, or the hook's; booking goes on, and writing a row twice does no harm
+            except Exception as error:  # a bug here or in the hook. Writing a row twice does no harm.
                 log.exception("ledger writer")
                 self._went_down(error)
                 self._hold([record for record, _ in rows], error)
@@ -154,7 +154,7 @@ class WriterThread:
         return rows, waiters
 
     def _settle(self, rows: Sequence[QueuedRow]) -> None:
-        """Put a batch into the database, or where it is safe until that is back."""
+        """Put a batch into the database, or into the spool until the database is back."""
         if not rows:
             return
         records = [record for record, _ in rows]
@@ -203,7 +203,7 @@ class WriterThread:
         return True
 
     def _write(self, records: Sequence[RequestRecord]) -> bool:
-        """Insert; rows that the database will never take are set aside. False when it takes none now."""
+        """Insert rows. Those that the database will never take are set aside. False when it takes none now."""
         try:
             try:
                 self._store.insert(records)
@@ -234,7 +234,7 @@ class WriterThread:
         return records
 
     def _set_aside(self, refused: dict[str, object], request_id: str | None) -> None:
-        """Keep what cannot be booked, for a person to look at; it must not stop the rows behind it."""
+        """Keep what cannot be booked in a file for a person to read. It must not stop the rows behind it."""
         self._counts.refused += 1
         try:
             folder = self._config.spool_path
@@ -249,7 +249,7 @@ class WriterThread:
             log.error("ledger row refused and lost: %s; %s", refused["reason"], error, extra={"request_id": request_id})
 
     def _keep(self, records: Sequence[RequestRecord]) -> None:
-        """To the spool; to memory while the disk is full, too."""
+        """Put rows into the spool, or keep them in memory while the disk is full too."""
         if not records:
             return
         try:
@@ -266,7 +266,7 @@ class WriterThread:
         log.error("ledger spool: %s; %d rows held in memory, %d lost", error, len(self._held), lost)
 
     def _prune(self) -> None:
-        """Delete a batch of rows that are too old; booking comes first, so only with nothing else to do."""
+        """Delete a batch of rows that are too old. Booking comes first, so this needs an empty queue."""
         busy = not self._queue.empty() or bool(self._held) or not self._spool.is_empty
         if self._config.retention_days is None or not self._up.is_set() or busy or self._close_by_s is not None:
             return

@@ -1,5 +1,6 @@
-"""A report in a process of its own, so that the gateway's event loop waits for none: order in, report out, as JSON.
+"""Makes a report in a process of its own, so that the gateway's event loop never waits for it.
 
+It reads an order and writes a report, both as JSON:
 echo '{"ledger": {"url": "sqlite:///…"}, "since": null}' | python -m serving.report
 """
 
@@ -22,7 +23,7 @@ class Order(Record):
 
 
 def main() -> int:
-    """Read the order from standard input; exit status 2 and one line when it cannot be filled."""
+    """Read the order from standard input. Exit status 2 and one line on stderr when it cannot be filled."""
     order = Order.model_validate_json(sys.stdin.read())
     try:
         report = savings_report(LedgerReader(order.ledger), order.savings, order.since)

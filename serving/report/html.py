@@ -1,4 +1,4 @@
-"""The page as one file that needs nothing else: the gateway's page with its style, its script and the data inside."""
+"""Renders a report as one HTML file: the gateway's page with its style, its script and the data inside."""
 
 import base64
 import hashlib
@@ -20,7 +20,7 @@ def asset(name: str) -> str:
 
 
 def render(report: SavingsReport, now: datetime | None = None) -> str:
-    """HTML that may be mailed or kept: no request leaves it, and nothing but its own script runs in it."""
+    """HTML that may be mailed or kept. It sends no request, and nothing but its own script runs in it."""
     at = (now or datetime.now(UTC)).isoformat(timespec="seconds")
     style, script = asset("page.css"), asset("page.js")
     policy = (
@@ -43,10 +43,10 @@ def render(report: SavingsReport, now: datetime | None = None) -> str:
 
 
 def as_script(value: JsonValue) -> str:
-    """JSON that cannot end the script element it stands in."""
+    """JSON that cannot end the script element that holds it."""
     return TypeAdapter(JsonValue).dump_json(value).decode().replace("<", "\\u003c")
 
 
 def digest(text: str) -> str:
-    """What a content security policy calls an inlined text by."""
+    """The name of an inlined text in a content security policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,4 +1,4 @@
-"""Reads a provider's usage export, CSV or JSON, by a mapping of its fields, and the ledger's side of the same."""
+"""Reads a provider's usage export (CSV or JSON) by a mapping of its fields, and the ledger's usage of that provider."""
 
 import csv
 import json
@@ -16,8 +16,9 @@ from serving.errors import ConfigInvalid
 
 
 class UsageFields(Record):
-    """Which fields of an export mean what; of `at` and `model` the first that is there, token fields are added up.
+    """Which fields of an export mean what.
 
+    Of `at` and `model` the first field that is there counts. Token fields are added up.
     A field of a nested object is named with dots: cache_creation.ephemeral_5m_input_tokens.
     """
 
@@ -76,7 +77,7 @@ def fields_named(name: str) -> UsageFields:
 
 
 def read_export(path: Path, fields: UsageFields) -> Iterator[UsageBucket]:
-    """The buckets of a file; JSON when it begins with { or [, JSON lines too, else CSV with a head.
+    """The buckets of a file. A file that begins with { or [ is JSON or JSON lines. Any other is CSV with a header.
 
     Raises ConfigInvalid naming the row that cannot be read.
     """

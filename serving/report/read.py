@@ -20,8 +20,8 @@ def savings_report(
 ) -> SavingsReport:
     """The report of since <= at < until, in memory that does not grow with the number of requests.
 
-    grades: by request id; None: those of the ledger's samples. Raises ConfigInvalid when there is no
-    ledger, or for what is no instant.
+    grades: by request id. None takes those of the ledger's samples.
+    Raises ConfigInvalid when there is no ledger, or for what is no instant.
     """
     grades = reader.grades(since, until) if grades is None else grades
     book = SavingsBook(reader.prefill(since, until, tenant), config)

@@ -1,4 +1,4 @@
-"""A reconciliation as text: what the ledger has of the provider's count, and every day and model that differs."""
+"""Renders a reconciliation as text: the share of the provider's count that the ledger has, and every difference."""
 
 from routing.cost.reconcile import MEASURES, Reconciliation, Standing, UsageBucket
 from serving.report.table import printable
@@ -23,6 +23,6 @@ def share(value: float | None) -> str:
 
 
 def figure(bucket: UsageBucket | None, name: str) -> str:
-    """One side's figure: ledger of provider."""
+    """The figure of one side, the ledger's or the provider's."""
     value = None if bucket is None else getattr(bucket, name)
     return "-" if value is None else (f"${value:.6f}" if name == "cost_usd" else str(value))

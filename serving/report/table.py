@@ -1,4 +1,4 @@
-"""A savings report as text for a terminal."""
+"""Renders a savings report as text for a terminal."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ UNKNOWN = "not measured"
 
 
 def render(report: SavingsReport) -> str:
-    """Totals, layers, what was spent on what, and a row per tenant, category and day. Ends with what it rests on."""
+    """Totals, layers, what was spent on what, and a row per tenant, category and day. Ends with footnotes."""
     total = report.total
     if not total.requests:
         return "no requests in this range\n"
@@ -40,7 +40,7 @@ def render(report: SavingsReport) -> str:
 
 
 def group_rows(name: str, groups: Mapping[str, Savings]) -> list[str]:
-    """One line per group under a head; those beyond MAX_ROWS are counted."""
+    """One line per group under a header. Groups beyond MAX_ROWS are only counted."""
     head = f"{name:<24}{'requests':>9}{'cost $':>13}{'frontier $':>13}{'saved $':>13}{'saved':>8}  quality"
     rows = [
         f"{printable(key):<24.24}{g.requests:>9}{g.cost_usd:>13.6f}{g.baseline_usd:>13.6f}"
@@ -52,7 +52,7 @@ def group_rows(name: str, groups: Mapping[str, Savings]) -> list[str]:
 
 
 def footnotes(report: SavingsReport) -> list[str]:
-    """What the figures rest on and what they leave out."""
+    """What the figures are based on and what they leave out."""
     total, config = report.total, report.config
     notes = [f"intervals: {config.level:.0%}, {config.n_resamples} resamples of sessions"]
     notes += [

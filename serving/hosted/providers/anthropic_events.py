@@ -1,4 +1,4 @@
-"""Anthropic's stream events as OpenAI chunks, one event at a time."""
+"""Translates Anthropic's stream events into OpenAI chunks, one event at a time."""
 
 import json
 import time
@@ -19,7 +19,7 @@ FINISH_REASONS = {
 
 
 class AnthropicEvents:
-    """The state of one stream. Unknown events and pings are signs of life only."""
+    """The state of one stream. Unknown events and pings give an empty piece."""
 
     def __init__(self, model: str) -> None:
         self._head: dict[str, Any] = {
@@ -94,7 +94,7 @@ class AnthropicEvents:
             self._counts[name] = self._counts.get(name) if count(usage.get(name)) is None else count(usage[name])
 
     def _totals(self) -> Counts:
-        """Anthropic's input_tokens leaves out what was read from and written to the cache; ours includes both."""
+        """Anthropic's input_tokens leaves out what was read from and written to the cache. Ours includes both."""
         plain = self._counts.get("input_tokens")
         cached, written = self._counts.get("cache_read_input_tokens"), self._counts.get("cache_creation_input_tokens")
         return Counts(

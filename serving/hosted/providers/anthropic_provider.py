@@ -1,4 +1,4 @@
-"""Anthropic, and whatever speaks its Messages API, through the anthropic SDK."""
+"""Asks Anthropic, and any server with its Messages API, through the anthropic SDK."""
 
 import json
 from collections.abc import AsyncGenerator, Callable
@@ -26,7 +26,7 @@ class AnthropicProvider:
         self._sdk = anthropic.AsyncAnthropic(
             base_url=config.base_url.rstrip("/").removesuffix("/v1"),
             http_client=anthropic.DefaultAsyncHttpxClient(follow_redirects=False),
-            open_telemetry=False,  # prompts belong to nobody's traces
+            open_telemetry=False,  # prompts must not go into traces
             **sdk_options(config, connect_timeout_s),
         )
         self._create = self._sdk.messages.with_streaming_response.create
@@ -63,7 +63,7 @@ class AnthropicProvider:
                 raise translate_event(body, self.config)
             return list(events.pieces(body))
         except NOT_AN_EVENT:
-            return [Piece()]  # one bad event is skipped; if it was the last one, the answer counts as cut
+            return [Piece()]  # one bad event is skipped. If it was the last one, the answer counts as cut.
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -1,7 +1,7 @@
-"""OpenAI's chat body as an Anthropic Messages request. Pure: values in, a value out.
+"""Translates OpenAI's chat body into an Anthropic Messages request. No I/O.
 
-What Anthropic has no counterpart for is refused by name, unless the provider's `drop_params` says it may be left out:
-an answer that silently ignores a parameter reads as one that honoured it.
+A field without a counterpart at Anthropic is refused by name, unless the provider's `drop_params` allows to drop it.
+An answer that silently ignores a parameter would read as one that followed it.
 """
 
 import json
@@ -35,7 +35,7 @@ TRANSLATED = frozenset(
     }
 )
 ASK_FOR_NOTHING: Mapping[str, tuple[Any, ...]] = {
-    # Fields without a counterpart -> the values with which they change nothing; any other value is refused.
+    # Fields without a counterpart -> the values with which they change nothing. Any other value is refused.
     "n": (1,),
     "logprobs": (False,),
     "top_logprobs": (0,),
@@ -93,9 +93,9 @@ def mark_stable_prefixes(params: dict[str, Any], config: PromptCacheConfig, coun
     """Put `cache_control` where later requests share everything before it. At most 3 of Anthropic's 4 marks.
 
     Tools and system recur in every request of an application, and marks on prefixes below Anthropic's minimum are free.
-    The newest turn is marked only in a conversation that has already gone on: writing costs 0.25 of the input price
-    extra and a later read saves 0.9, so it pays above a 22 % chance (0.25 / 1.15) of a further turn; a single question
-    has no such history. Source of the factors: 1.25 and 0.1 in Anthropic's prompt caching guide.
+    The newest turn is marked only in a conversation that has already gone on. Writing costs 0.25 of the input price
+    extra and a later read saves 0.9, so it pays above a 22 % chance (0.25 / 1.15) of a further turn. A single question
+    gives no sign of one. Source of the factors: 1.25 and 0.1 in Anthropic's prompt caching guide.
     """
     for blocks in (params.get("tools"), params.get("system")):
         if blocks:
@@ -109,7 +109,7 @@ def mark_stable_prefixes(params: dict[str, Any], config: PromptCacheConfig, coun
 def _conversation(
     source: Sequence[Mapping[str, Any]], config: ProviderConfig
 ) -> tuple[list[str], list[dict[str, Any]]]:
-    """(system texts, messages with strictly alternating roles); results of parallel tool calls share one user turn."""
+    """(system texts, messages with strictly alternating roles). Results of parallel tool calls share one user turn."""
     system: list[str] = []
     messages: list[dict[str, Any]] = []
     for message in source:
@@ -119,7 +119,7 @@ def _conversation(
             continue
         blocks = list(_turn(message, config))
         if not blocks:
-            continue  # Anthropic refuses empty text; an empty turn says nothing
+            continue  # Anthropic refuses empty text, and an empty turn says nothing
         role = "assistant" if role == "assistant" else "user"
         if messages and messages[-1]["role"] == role:
             messages[-1]["content"].extend(blocks)
@@ -128,7 +128,7 @@ def _conversation(
     if not messages:
         raise _refuse(config, "messages", "there is no message with content besides system messages")
     if messages[-1]["role"] == "assistant":
-        # OpenAI answers with a new message; Anthropic would continue this one, and newer models refuse to.
+        # OpenAI answers with a new message. Anthropic would continue this one, and newer models refuse to.
         raise _refuse(config, "messages", "the last message must not be the assistant's")
     return system, messages
 
@@ -207,7 +207,7 @@ def _tool_choice(body: Mapping[str, Any], config: ProviderConfig) -> Block:
 
 
 def _output_config(body: Mapping[str, Any], config: ProviderConfig) -> tuple[Block, list[str]]:
-    """(output_config, extra system texts): a schema is enforced by the API, bare json_object mode by an instruction."""
+    """(output_config, extra system texts). The API enforces a schema, an instruction enforces bare json_object mode."""
     output: Block = {}
     if body.get("reasoning_effort") is not None:
         output["effort"] = EFFORTS[body["reasoning_effort"]]
@@ -223,7 +223,7 @@ def _output_config(body: Mapping[str, Any], config: ProviderConfig) -> tuple[Blo
 
 
 def _strict_schema(schema: dict[str, Any], param: str, config: ProviderConfig) -> dict[str, Any]:
-    """The schema in the subset that Anthropic enforces; the SDK moves what is outside it into descriptions."""
+    """The schema in the subset that Anthropic enforces. The SDK moves what is outside it into descriptions."""
     try:
         return anthropic.transform_schema(schema)
     except (ValueError, TypeError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""OpenAI, and whatever speaks its chat completions (vLLM among them), through the openai SDK."""
+"""Asks OpenAI, and any server with its chat completions API (such as vLLM), through the openai SDK."""
 
 import json
 from collections.abc import AsyncGenerator, Mapping
@@ -15,7 +15,7 @@ from serving.hosted.faults import FOREIGN_ERRORS, safe_cause, translate, transla
 from serving.hosted.providers.provider import Counts, Piece, ProviderRequest, count, drain, events_of
 
 OUTPUT_LIMITS = ("max_completion_tokens", "max_tokens")
-WRITE_TIMEOUT_S = 30.0  # for the request body; the answer's timeouts are HostedClient's
+WRITE_TIMEOUT_S = 30.0  # for the request body. HostedClient has the timeouts of the answer.
 
 
 class _Function(TypedDict, total=False):
@@ -57,11 +57,11 @@ class _Chunk(TypedDict, total=False):
 
 
 WIRE_CHUNK = TypeAdapter(_Chunk)
-"""As much of a chunk as is read here; providers add fields of their own, which pass."""
+"""The fields of a chunk that are read here. Providers add fields of their own, which are passed on."""
 
 
 def sdk_options(config: ProviderConfig, connect_timeout_s: float) -> dict[str, Any]:
-    """What both SDKs are built with: no retries and no read timeout of their own."""
+    """The options of both SDKs: no retries and no read timeout of their own."""
     timeout = httpx2.Timeout(None, connect=connect_timeout_s, write=WRITE_TIMEOUT_S, pool=connect_timeout_s)
     return {"api_key": config.api_key.get_secret_value(), "max_retries": 0, "timeout": timeout}
 
@@ -76,7 +76,7 @@ class OpenAIProvider:
             http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),  # a redirect would carry the key away
             **sdk_options(config, connect_timeout_s),
         )
-        # Looked up now: the SDK imports its resources on first use, which would stop the event loop for 0.3 s.
+        # Resolved now, because the SDK imports its resources on first use, which would stop the event loop for 0.3 s.
         self._create = self._sdk.chat.completions.with_streaming_response.create
 
     async def stream(self, request: ProviderRequest) -> AsyncGenerator[Piece, None]:
@@ -109,7 +109,7 @@ class OpenAIProvider:
                 raise translate_event(chunk, self.config)
             WIRE_CHUNK.validate_python(chunk)
         except (ValueError, RecursionError):  # of either library
-            return Piece()  # one bad chunk is skipped; if it was the last one, the answer counts as cut
+            return Piece()  # one bad chunk is skipped. If it was the last one, the answer counts as cut.
         usage = chunk.pop("usage", None)
         return Piece(chunk=chunk, counts=openai_counts(usage) if isinstance(usage, dict) else None)
 

@@ -1,4 +1,4 @@
-"""What a provider is to the frontier client: one request in, pieces of one answer out, in OpenAI's shape."""
+"""Declares a provider for the hosted client: it takes one request and gives pieces of one answer in OpenAI's shape."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -10,9 +10,8 @@ import httpx2
 
 from serving.hosted.config import ProviderConfig
 
-DRAIN_S = (
-    0.1  # as the openai SDK: a provider that keeps the line open after its last event costs a connection, not time
-)
+# As in the openai SDK. A provider that keeps the connection open after its last event costs a connection, not time.
+DRAIN_S = 0.1
 
 Chunk = dict[str, Any]
 """A chat.completion.chunk as parsed JSON, without `usage`."""
@@ -32,7 +31,7 @@ class ProviderRequest:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Tokens as the provider reported them, as running totals; None: not (yet) said.
+    """Tokens as the provider reported them, as running totals. None: not (yet) reported.
 
     input_tokens includes the cached and the written ones, whatever the provider's own convention is.
     wire: the provider's own usage object when it already has OpenAI's shape.
@@ -47,7 +46,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One step of an answer: a chunk, new counts, or only a sign of life. done: the provider said it is complete."""
+    """One step of an answer: a chunk, new counts, or nothing (a ping). done: the provider said it is complete."""
 
     chunk: Chunk | None = None
     counts: Counts | None = None
@@ -60,7 +59,7 @@ class Provider(Protocol):
     config: ProviderConfig
 
     def stream(self, request: ProviderRequest) -> AsyncGenerator[Piece, None]:
-        """Ask, and pass on what comes. Raises ProviderFault. Closing the generator closes the connection."""
+        """Ask, and yield pieces as they come. Raises ProviderFault. Closing the generator closes the connection."""
         ...
 
     async def aclose(self) -> None:
@@ -69,12 +68,12 @@ class Provider(Protocol):
 
 
 def count(value: Any) -> int | None:
-    """A token count from the wire; None for anything that is none."""
+    """A token count from the wire. None for anything else."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def events_of(response: httpx2.Response) -> AsyncGenerator[httpx2.ServerSentEvent, None]:
-    """The raw events of an open response; the SDKs' own decoders stop at the first bad one and hide `[DONE]`."""
+    """The raw events of an open response. The SDKs' own decoders stop at the first bad one and hide `[DONE]`."""
     return cast("AsyncGenerator[httpx2.ServerSentEvent, None]", aiter(httpx2.EventSource(response)))
 
 

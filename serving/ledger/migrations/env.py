@@ -1,4 +1,4 @@
-"""Run by Alembic: applies the revisions to the connection the store hands over, inside the store's transaction."""
+"""Alembic runs this. It applies the revisions to the store's connection, inside the store's transaction."""
 
 from alembic import context
 

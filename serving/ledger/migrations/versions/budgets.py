@@ -1,4 +1,4 @@
-"""Create the tables of budgets, of what was spent in each window, and of what is reserved right now."""
+"""Create the tables of budgets, of what was spent in each window, and of what is reserved now."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Spend is kept apart from the limits: a limit may be removed and set again within a window."""
+    """Spend has a table of its own, because a limit may be removed and set again within a window."""
     op.create_table(
         "budgets",
         sa.Column("scope", sa.Text, primary_key=True),

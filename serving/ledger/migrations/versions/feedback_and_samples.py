@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """No foreign key to requests: samples expire on their own, and may be written before their request's row is."""
+    """No foreign key to requests. Samples expire on their own and may be written before their request's row."""
     op.create_table(
         "feedback",
         sa.Column("request_id", sa.Text, primary_key=True),

@@ -1,4 +1,4 @@
-"""Keep what router and gate rested on: the router model's word, the least likely token, verdict, agreement."""
+"""Keep what router and gate decided by: the router's score, the least likely token, the judge's verdict, agreement."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Rows from before keep NULL: nobody asked."""
+    """Earlier rows keep NULL, because nobody asked then."""
     for name, kind in (
         ("p_router", sa.Double),
         ("worst_token_logprob", sa.Double),

@@ -10,6 +10,6 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Rows from before keep NULL: it was not written down."""
+    """Earlier rows keep NULL, because it was not written down."""
     op.add_column("attempts", sa.Column("replica_mode", sa.Text))
     op.add_column("attempts", sa.Column("expected_cached_tokens", sa.Integer))

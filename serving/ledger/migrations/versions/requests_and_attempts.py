@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Create both tables as of the first release; later changes are revisions of their own."""
+    """Create both tables as of the first version. Later changes are revisions of their own."""
     op.create_table(
         "requests",
         sa.Column("request_id", sa.Text, primary_key=True),
