@@ -1,4 +1,4 @@
-"""What a decoder is made of, and how many bytes its weights and its KV cache take. Arithmetic alone.
+"""The dimensions of a decoder, and how many bytes its weights and its KV cache take. Arithmetic alone.
 
 The numbers are those of a model's config.json. The catalog (models/weights/catalog.yaml) has them for models that are
 not on this machine.
@@ -19,7 +19,7 @@ class ModelShape(Record):
 
     layers: int = Field(ge=1)
     hidden: int = Field(ge=1)
-    intermediate: int = Field(ge=1, description="of the MLP; of one expert when there are experts")
+    intermediate: int = Field(ge=1, description="of the MLP, or of one expert when there are experts")
     heads: int = Field(ge=1)
     kv_heads: int = Field(ge=1)
     head_dim: int = Field(ge=1)
@@ -39,7 +39,7 @@ class ModelShape(Record):
 
     @property
     def embedding_parameters(self) -> int:
-        """Input embedding and, unless tied, the output layer; quantisation leaves both alone."""
+        """Input embedding and, unless tied, the output layer. Quantisation leaves both alone."""
         return self.vocabulary * self.hidden * (1 if self.tied_embeddings else 2)
 
     @property
@@ -64,7 +64,7 @@ class ModelShape(Record):
         return self.embedding_parameters + self.linear_parameters + self.other_parameters
 
     def weights_bytes(self, linear_bytes: int = BF16_BYTES) -> int:
-        """Bytes of the loaded weights; linear_bytes: of one parameter of the matrices, FP8_BYTES when quantised."""
+        """Bytes of the loaded weights. linear_bytes: of one parameter of the matrices, FP8_BYTES when quantised."""
         return linear_bytes * self.linear_parameters + BF16_BYTES * (self.embedding_parameters + self.other_parameters)
 
     def lora_bytes(self, rank: int) -> int:

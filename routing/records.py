@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Record(BaseModel):
-    """A frozen value; unknown fields are an error, so a misspelled one cannot be lost silently."""
+    """A frozen value. Unknown fields are an error, so a misspelled one cannot be lost silently."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,7 +33,7 @@ class RequestedModel(StrEnum):
 
 
 class Api(StrEnum):
-    """Which OpenAI endpoint the request came through; decides the wire shape of the answer."""
+    """Which OpenAI endpoint the request came through. It decides the wire format of the response."""
 
     CHAT = "chat.completions"
     COMPLETIONS = "completions"
@@ -42,7 +42,7 @@ class Api(StrEnum):
 class Usage(Record):
     """Tokens of one attempt, as the engine or the provider counted them.
 
-    cached_tokens and cache_write_tokens are parts of input_tokens (0 <= part <= input_tokens); None: not reported.
+    cached_tokens and cache_write_tokens are parts of input_tokens (0 <= part <= input_tokens). None: not reported.
     estimated: True when a tokenizer of ours counted because the provider did not.
     """
 
@@ -58,7 +58,7 @@ class RequestFeatures(Record):
 
     category: str = Field(description="built in (routing/text/categories.py) or one of PolicyConfig.categories")
     input_tokens: int = Field(ge=0, description="tier-1 tokens of the rendered prompt")
-    max_output_tokens: int | None = Field(None, ge=1, description="the client's limit; None: up to the context")
+    max_output_tokens: int | None = Field(None, ge=1, description="the client's limit. None: up to the context")
     n_messages: int = Field(ge=0)
     n_tools: int = Field(0, ge=0)
     tool_choice_required: bool = False
@@ -68,7 +68,7 @@ class RequestFeatures(Record):
 
 
 class DecisionReason(StrEnum):
-    """Why a tier was chosen; a closed set, used as a metric label."""
+    """Why a tier was chosen. A closed set, used as a metric label."""
 
     REQUESTED = "requested"
     TENANT_PIN = "tenant_pin"
@@ -88,12 +88,16 @@ class Decision(Record):
     tier: Tier
     reason: DecisionReason
     p_tier1_ok: float | None = Field(None, ge=0, le=1)
-    threshold: float | None = Field(None, ge=0, le=1, description="of the category and dial; None when a rule decided")
-    p_router: float | None = Field(None, ge=0, le=1, description="the router model's own word; a learned head reads it")
+    threshold: float | None = Field(
+        None, ge=0, le=1, description="of the category and quality target. None when a rule decided"
+    )
+    p_router: float | None = Field(
+        None, ge=0, le=1, description="the router model's own score. A learned head reads it"
+    )
 
 
 class RejectReason(StrEnum):
-    """Why a draft is not good enough; a closed set, used as a metric label."""
+    """Why a draft is not good enough. A closed set, used as a metric label."""
 
     EMPTY = "empty"
     LOOP = "loop"
@@ -122,8 +126,8 @@ class ToolCall(Record):
 class ChoiceEvidence(Record):
     """What is known of one choice of a finished (or lost) draft.
 
-    token_logprobs: natural-log probability of each sampled token, shape (output_tokens,); empty when not reported.
-    watched: what DraftWatch saw wrong while it was written; None: nobody watched, the gate looks itself.
+    token_logprobs: natural-log probability of each sampled token, shape (output_tokens,). Empty when not reported.
+    watched: the faults that DraftWatch saw while it was written. None: nobody watched, so the gate checks itself.
     """
 
     text: str
@@ -135,18 +139,18 @@ class ChoiceEvidence(Record):
 
 
 class DraftEvidence(Record):
-    """The draft as the gate sees it: every choice, and what the dearer checks said (None: not asked)."""
+    """The draft as the gate sees it: every choice, and the results of the paid checks (None: not asked)."""
 
     choices: tuple[ChoiceEvidence, ...]
     p_judge_ok: float | None = Field(None, ge=0, le=1, description="of the worst choice")
     agreement: "Agreement | None" = None
-    asked: tuple["Signal", ...] = Field((), description="dear signals that were bought, also those that failed")
+    asked: tuple["Signal", ...] = Field((), description="paid signals that were asked for, including those that failed")
 
 
 class Signal(StrEnum):
-    """What the gate can buy to judge a draft, beside what the draft itself shows for nothing."""
+    """The paid signals that the gate can ask for, beyond what the draft itself shows for free."""
 
-    VERDICT = "verdict"  # the router model's one-token word on question and draft
+    VERDICT = "verdict"  # the router model's one-token verdict on question and draft
     SAMPLES = "samples"  # further short answers of tier 1 to the same prompt
 
 
@@ -162,7 +166,7 @@ class Agreement(Record):
 
 
 class Verdict(Record):
-    """The gate's ruling; never an exception. reasons is empty exactly when accepted."""
+    """The gate's ruling, never an exception. reasons is empty exactly when accepted."""
 
     accepted: bool
     reasons: tuple[RejectReason, ...] = ()
@@ -170,7 +174,7 @@ class Verdict(Record):
     mean_logprob: float | None = Field(None, le=0, description="nats per token")
     worst_window_logprob: float | None = Field(None, le=0, description="lowest mean over a window of tokens, nats")
     worst_token_logprob: float | None = Field(None, le=0, description="of the least likely token, nats")
-    p_judge_ok: float | None = Field(None, ge=0, le=1, description="the router model's verdict; None: not asked")
+    p_judge_ok: float | None = Field(None, ge=0, le=1, description="the router model's verdict. None: not asked")
     agreement: Agreement | None = None
 
 
@@ -186,7 +190,7 @@ class AttemptKind(StrEnum):
 
 
 class ReplicaMode(StrEnum):
-    """What the choice of a replica could go by; a closed set, used as a metric label."""
+    """What the choice of a replica was based on. A closed set, used as a metric label."""
 
     EXACT = "exact"  # its cache as the engine reports it
     MIRROR = "mirror"  # a model of its cache
@@ -213,7 +217,7 @@ class AttemptOutcome(StrEnum):
 
 
 class Attempt(Record):
-    """One call of one model, settled. Times are seconds since the request began; None: never happened."""
+    """One call of one model, settled. Times are seconds since the request began. None: never happened."""
 
     kind: AttemptKind
     tier: Tier
@@ -248,7 +252,7 @@ class RequestRecord(Record):
     """One request with all its attempts: what the ledger stores and the flywheel reads."""
 
     request_id: str
-    at: str = Field(description="UTC, ISO 8601 with microseconds; the only wall-clock value")
+    at: str = Field(description="UTC, ISO 8601 with microseconds, the only wall-clock value")
     tenant: str
     api: Api
     requested_model: RequestedModel
@@ -256,7 +260,7 @@ class RequestRecord(Record):
     served_model: str | None = None
     stream: bool
     outcome: RequestOutcome
-    status: int = Field(description="HTTP status sent; 499 when the client left first")
+    status: int = Field(description="HTTP status sent. 499 when the client left first")
     error: str | None = None
     features: RequestFeatures | None = None
     decision: Decision | None = None
@@ -265,7 +269,7 @@ class RequestRecord(Record):
     ttft_s: float | None = Field(None, ge=0)
     duration_s: float = Field(ge=0)
     degraded: bool = False
-    cost_usd: float | None = Field(None, ge=0, description="sum over attempts; None when one of them is unknown")
+    cost_usd: float | None = Field(None, ge=0, description="sum over attempts. None when one of them is unknown")
     baseline_cost_usd: float | None = Field(None, ge=0, description="the same request at the frontier, warm cache")
     config_hash: str
     session_id: str | None = None

@@ -1,7 +1,7 @@
-"""What an attempt costs and what it would have cost at the frontier. Dollars; an unknown price is None, never 0.
+"""What an attempt costs and what it would have cost at the frontier. In dollars. An unknown price is None, never 0.
 
-Own engines are billed by the second of busy time, split fairly among the requests that shared it (SharedClock);
-the frontier is billed by the token. Budgets ask for the most a call can cost before it is made.
+Our own engines are billed by the second of busy time, split fairly among the requests that shared it (SharedClock).
+The frontier is billed by the token. Budgets ask for the most a call can cost before it is made.
 """
 
 import re
@@ -94,9 +94,10 @@ def attempt_cost(
 ) -> tuple[float | None, str | None]:
     """(dollars, source) of one attempt, thrown away or not.
 
-    model: the one that answered, by the provider's word; asked_model: the name it was called by, None: the same.
+    model: the one that answered, as the provider names it.
+    asked_model: the name it was called by. None: the same.
 
-    (x, source)     billed; usage that was cut short is billed on what was seen (Usage.estimated says so)
+    (x, source)     billed. Usage that was cut short is billed on what was seen (Usage.estimated says so)
     (0.0, source)   never got as far as a token: a provider's refusal, a full queue, a dead engine
     (None, source)  the price is known, what was used is not: an answer whose usage or engine time nobody reported
     (None, None)    the price itself is unknown: the ledger raises an alarm
@@ -114,7 +115,7 @@ def attempt_cost(
 
 
 def _is_snapshot(model: str, asked_model: str) -> bool:
-    """Whether a model's name is the one asked for and a date; providers answer an alias with what it stands for."""
+    """Whether a model's name is the one asked for plus a date. Providers answer an alias with what it stands for."""
     name = asked_model.removesuffix("-latest")
     return model.startswith(name) and _DATED.fullmatch(model[len(name) :]) is not None
 
@@ -122,7 +123,7 @@ def _is_snapshot(model: str, asked_model: str) -> bool:
 def _engine_cost(
     tier: Tier, usage: Usage | None, engine_s: float | None, config: CostConfig
 ) -> tuple[float | None, str | None]:
-    """Busy seconds at the hourly price; tokens do not enter, as prefill, decode and cache hits differ in seconds."""
+    """Busy seconds at the hourly price. Tokens do not count: prefill, decode and cache hits take different times."""
     if engine_s is None and (usage is None or usage.input_tokens + usage.output_tokens == 0):
         return 0.0, NOT_BILLED
     usd_per_hour = config.engine_usd_per_hour.get(tier)
@@ -132,18 +133,18 @@ def _engine_cost(
 
 
 def baseline_cost(usage: Usage | None, config: CostConfig, warm_tokens: int | None = None) -> float | None:
-    """What the served answer's tokens would have cost had every request gone to the frontier; None when unknown.
+    """What the served answer's tokens would have cost had every request gone to the frontier. None when unknown.
 
-    The counterfactual frontier has a warm prompt cache, or savings would count our own prefix cache twice:
+    The imagined frontier has a warm prompt cache. Otherwise savings would count our own prefix cache twice.
 
-    - tokens the serving engine or provider had cached count as cached at the frontier too. Our cache saw only a part
-      of the traffic, so this is the least an all-frontier cache would have held;
+    - Tokens that the serving engine or provider had cached count as cached at the frontier too. Our cache saw only a
+      part of the traffic, so an all-frontier cache would have held at least this much.
     - warm_tokens: the most prompt tokens any attempt of this request found cached. After a rejected draft the real
-      frontier is often colder than it would have been, as the earlier turns never went there.
-    - providers' minimum cacheable length and cache expiry are ignored, which makes the baseline cheaper and the
+      frontier is often colder than it would have been, because the earlier turns never went there.
+    - Providers' minimum cacheable length and cache expiry are ignored. This makes the baseline cheaper and the
       reported savings smaller.
 
-    Tokens are those of the serving model's tokenizer; cached tokens that nobody reported count as uncached.
+    Tokens are those of the serving model's tokenizer. Cached tokens that nobody reported count as uncached.
     """
     price = None if config.baseline is None else config.frontier.get(config.baseline)
     if usage is None or price is None:

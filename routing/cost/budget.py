@@ -1,7 +1,7 @@
-"""May this request still be paid for? Budgets by tenant and key, per UTC day or month; reserved first, settled after.
+"""May this request still be paid for? Budgets by tenant and key, per UTC day or month. Reserve first, settle after.
 
-A request is let in while what was spent and what is reserved lie below the limit, and reserves the most that it can
-cost; so however many arrive at once, a budget is overspent by at most one reservation.
+A request is let in while spent plus reserved dollars are below the limit. It then reserves the most that it can cost.
+However many arrive at once, a budget is overspent by at most one reservation.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class Period(StrEnum):
 
 
 class Action(StrEnum):
-    """What happens to a request, from the mildest to the strictest; a closed set, used as a metric label."""
+    """What happens to a request, from the mildest to the strictest. A closed set, used as a metric label."""
 
     ALLOW = "allow"
     CHEAPER = "cheaper"  # as auto:cheap, whatever was asked for
@@ -48,11 +48,11 @@ class BudgetConfig(Record):
     output_tokens: int = Field(2048, ge=1, description="reserved for an answer whose length the client did not limit")
     engine_s: float = Field(10.0, ge=0, description="seconds of our own engines that are reserved")
     refresh_s: float = Field(5.0, gt=0, description="a first budget set by another process is seen within this time")
-    timeout_s: float = Field(2.0, gt=0, description="longest wait for the database; then as ledger.on_failure says")
+    timeout_s: float = Field(2.0, gt=0, description="longest wait for the database. After it ledger.on_failure decides")
 
 
 class Budget(Record):
-    """One limit. soft_usd: from here on at_soft happens; hard_usd: at_hard."""
+    """One limit. From soft_usd on, at_soft happens. From hard_usd on, at_hard happens."""
 
     scope: Scope
     subject: str = Field(min_length=1, max_length=256, description="the tenant's name or the key's id")
@@ -84,7 +84,7 @@ class BudgetState(Record):
 
 
 class Ruling(Record):
-    """What happens to a request, and which budget says so; None when all allow it."""
+    """What happens to a request, and the budget that says so. because is None when all allow it."""
 
     action: Action = Action.ALLOW
     because: BudgetState | None = None
@@ -105,7 +105,7 @@ def window_end(period: Period, now: datetime) -> datetime:
 
 
 def rule(states: Sequence[BudgetState], config: BudgetConfig) -> Ruling:
-    """The strictest of what the budgets say; a limit is met when what is used reaches it."""
+    """The strictest ruling of all budgets. A limit is met when the used dollars reach it."""
     order = list(Action)
     strictest = Ruling()
     for state in states:
@@ -121,7 +121,7 @@ def rule(states: Sequence[BudgetState], config: BudgetConfig) -> Ruling:
 
 
 def capped_model(asked: RequestedModel, action: Action) -> RequestedModel | None:
-    """What a request becomes under an action; None: it stays as it is."""
+    """What a request becomes under an action. None: it stays as it is."""
     if action is Action.CHEAPER and asked is not RequestedModel.TIER1:
         return RequestedModel.AUTO_CHEAP
     return RequestedModel.TIER1 if action is Action.TIER1_ONLY else None
@@ -134,10 +134,10 @@ def most_own_usd(cost: CostConfig, config: BudgetConfig) -> float:
 
 
 def most_usd(features: RequestFeatures, targets: Sequence[str], cost: CostConfig, config: BudgetConfig) -> float | None:
-    """The most that a request can cost: our engines and one full answer of the dearest frontier model.
+    """The most that a request can cost: our engines plus one full answer of the most expensive frontier model.
 
-    targets: 'provider/model' of everything that may answer; one without a price costs cost.ceiling. None: neither is
-    known, so nobody can say.
+    targets: 'provider/model' of everything that may answer. One without a price costs cost.ceiling.
+    Returns None when a target has no price and there is no ceiling.
     """
     output_tokens = (features.max_output_tokens or config.output_tokens) * features.n_choices
     usage = Usage(input_tokens=features.input_tokens, output_tokens=output_tokens, cached_tokens=0)
@@ -154,7 +154,7 @@ def most_usd(features: RequestFeatures, targets: Sequence[str], cost: CostConfig
 def charge_usd(record: RequestRecord, cost: CostConfig, reserved_usd: float) -> float:
     """What a settled request takes from its budgets: its cost, as far as it is known.
 
-    Where a price is unknown its tokens are charged at the ceiling; where even they are unknown, the reservation is.
+    Tokens of an unknown price are charged at the ceiling. When the tokens are unknown too, the reservation is charged.
     """
     charged = 0.0
     for attempt in record.attempts:

@@ -1,4 +1,4 @@
-"""Does a provider's bill agree with our ledger? Compares usage by day and model; nothing is assumed to be right."""
+"""Compares a provider's bill with our ledger by day and model. Neither side is assumed to be right."""
 
 from collections.abc import Iterable
 from enum import StrEnum
@@ -46,7 +46,7 @@ class Comparison(Record):
 
 
 class Reconciliation(Record):
-    """captured_ratio: share of what the provider counted that the ledger has too, by measure; None: it has none."""
+    """captured_ratio: share of the provider's count that the ledger has too, by measure. None: it counted none."""
 
     rows: tuple[Comparison, ...]
     captured_ratio: dict[str, float | None]
@@ -58,7 +58,7 @@ class Reconciliation(Record):
 
 
 def add_up(buckets: Iterable[UsageBucket]) -> dict[tuple[str, str], UsageBucket]:
-    """One bucket per day and model; a measure that some part does not give is not known of the whole."""
+    """One bucket per day and model. A measure that is missing in one part is unknown for the whole."""
     sums: dict[tuple[str, str], UsageBucket] = {}
     for bucket in buckets:
         key = (bucket.day, bucket.model)
@@ -72,7 +72,7 @@ def add_up(buckets: Iterable[UsageBucket]) -> dict[tuple[str, str], UsageBucket]
 
 
 def reconcile(ledger: Iterable[UsageBucket], provider: Iterable[UsageBucket]) -> Reconciliation:
-    """Compare both sides; order by day and model."""
+    """Compare both sides, ordered by day and model."""
     ours, theirs = add_up(ledger), add_up(provider)
     rows = tuple(_compare(key, ours.get(key), theirs.get(key)) for key in sorted(ours.keys() | theirs.keys()))
     return Reconciliation(rows=rows, captured_ratio={name: _captured(name, rows) for name in MEASURES})

@@ -1,7 +1,7 @@
 """What the stack saved against sending everything to the frontier: signed, by layer, with intervals, from ledger rows.
 
-Every request with known money adds baseline - cost, split over the layers that caused it; the layers' sum is the saving
-exactly. Sums are kept per unit (a session, or a request without one) in bounded memory, and resampled by unit.
+Every request with known money adds baseline - cost, split over the layers that caused it. The layers add up to the
+saving exactly. Sums are kept per unit (a session, or a request without one) in bounded memory. Resampling is by unit.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from routing.records import Attempt, AttemptKind, AttemptOutcome, Record, Reques
 Floats = NDArray[np.float64]
 
 N_UNITS = 512  # sessions beyond that share a unit, which bounds memory and leaves the interval as wide
-MAX_REPLICAS = 100  # replicas come and go with every rollout; the busiest are shown
+MAX_REPLICAS = 100  # replicas come and go with every rollout. The busiest are shown
 MIN_UNITS = 10  # a percentile interval of fewer is too narrow to print
 
 
@@ -38,10 +38,10 @@ class Layer(StrEnum):
 
 
 class SavingsConfig(Record):
-    """How savings are computed; all of it is printed with them."""
+    """How savings are computed. All of it is printed with them."""
 
     kernel_speedup: float | None = Field(
-        None, ge=1, description="engine seconds without ÷ with the kernel options, from a benchmark; None: not measured"
+        None, ge=1, description="engine seconds without ÷ with the kernel options, from a benchmark. None: not measured"
     )
     n_resamples: int = Field(1000, ge=100)
     level: float = Field(0.95, gt=0, lt=1)
@@ -49,7 +49,7 @@ class SavingsConfig(Record):
 
 
 class Grade(Record):
-    """How good the answers to one request were, 0..1; None: that tier's answer was not graded."""
+    """How good the answers to one request were, 0..1. None: that tier's answer was not graded."""
 
     tier1_quality: float | None = Field(None, ge=0, le=1)
     frontier_quality: float | None = Field(None, ge=0, le=1)
@@ -60,16 +60,16 @@ class Grade(Record):
 
 
 class Savings(Record):
-    """One group of requests. Dollars of requests whose money is not known are in no sum; `unpriced` counts those.
+    """One group of requests. Requests whose dollars are not known are in no sum. `unpriced` counts them.
 
-    A layer is None when it was not measured; what it saved is then inside `routing`. Intervals have no bounds below
-    MIN_UNITS sessions. Quality is None where nothing was graded; both means are over n_graded requests whose served and
-    whose frontier answer were graded.
+    A layer is None when it was not measured. Its saving is then part of `routing`. Intervals have no bounds below
+    MIN_UNITS sessions. Quality is None where nothing was graded. Both means are over the n_graded requests whose served
+    answer and whose frontier answer were graded.
     """
 
     requests: int
     unpriced: int
-    unserved: int = Field(description="requests that got no answer; their baseline counts as 0")
+    unserved: int = Field(description="requests that got no answer. Their baseline counts as 0")
     degraded: int
     served: dict[Tier, int]
     judged: int
@@ -144,7 +144,7 @@ class _Group:
 
 
 class SavingsBook:
-    """Adds requests one by one, in any order; memory grows with groups, not with requests."""
+    """Adds requests one by one, in any order. Memory grows with groups, not with requests."""
 
     def __init__(self, prefill: Iterable[PrefillSpeed], config: SavingsConfig) -> None:
         self._config = config
@@ -211,7 +211,7 @@ class SavingsBook:
         )
 
     def _row(self, record: RequestRecord, grade: Grade | None) -> Floats | None:
-        """The request's money by column; None when its cost or its baseline is not known."""
+        """The request's money by column. None when its cost or its baseline is not known."""
         served = record.served_tier is not None
         baseline_usd = record.baseline_cost_usd if served else 0.0
         if record.cost_usd is None or baseline_usd is None:
@@ -239,7 +239,7 @@ class SavingsBook:
         return row
 
     def _cache_saved_usd(self, attempt: Attempt) -> float:
-        """What reading the cached prompt tokens would have cost this engine; 0 where its speed is not known."""
+        """What reading the cached prompt tokens would have cost this engine. 0 where its speed is not known."""
         s_per_token = self._s_per_token.get((attempt.tier, attempt.model))
         if attempt.provider != SELF_PROVIDER or s_per_token is None or not attempt.engine_s or attempt.usage is None:
             return 0.0
@@ -322,7 +322,7 @@ class SavingsBook:
         if n < MIN_UNITS:
             return None
         if n not in draws:
-            draws.clear()  # groups of one size share their draws; one size is kept at a time
+            draws.clear()  # groups of one size share their draws. One size is kept at a time
             rng = np.random.default_rng(self._config.seed)
             draws[n] = rng.multinomial(n, np.full(n, 1 / n), self._config.n_resamples).astype(np.float64)
         return np.asarray(draws[n] @ sums)
@@ -351,7 +351,7 @@ def _thrown_away(attempt: Attempt) -> bool:
 
 
 def _purposes(record: RequestRecord) -> dict[str, float]:
-    """The request's dollars by what they were spent on; their sum is its cost."""
+    """The request's dollars by what they were spent on. They add up to its cost."""
     answer = answering_attempt(record)
     spent: dict[str, float] = {}
     for index, attempt in enumerate(record.attempts):
@@ -403,7 +403,7 @@ def _used(so_far: ReplicaUse | None, attempt: Attempt) -> ReplicaUse:
 
 
 def _unit(record: RequestRecord) -> int:
-    """Requests of one session stand or fall together, so they are drawn together."""
+    """Requests of one session depend on each other, so they are drawn together."""
     name = record.request_id if record.session_id is None else f"{record.tenant}\0{record.session_id}"
     digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest) % N_UNITS

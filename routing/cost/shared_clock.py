@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Ticket:
-    """One request's stay in an engine; made by SharedClock.enter."""
+    """One request's time in an engine. SharedClock.enter makes it."""
 
     entered: float
     share_s: float | None = None  # settled on leaving
@@ -16,8 +16,8 @@ class SharedClock:
 
     The sum over requests is the busy time, so nothing is billed twice and nothing is lost. Processor sharing in
     virtual time: `_virtual_s` is what a request that never left would have paid so far, so every event is O(1).
-    Not thread-safe; one clock per engine, used from its event loop. `now_s` is time.perf_counter(); a value before
-    the last one counts as the last one.
+    Not thread-safe: each engine has one clock, used from its event loop.
+    `now_s` is time.perf_counter(). A value before the last one counts as the last one.
     """
 
     def __init__(self) -> None:
@@ -33,21 +33,21 @@ class SharedClock:
         return Ticket(self._virtual_s)
 
     def share_s(self, ticket: Ticket, now_s: float) -> float:
-        """Seconds this request has to pay by now; final once it left."""
+        """Seconds this request has to pay by now. Final once it has left."""
         if ticket.share_s is not None:
             return ticket.share_s
         self._advance(now_s)
         return self._virtual_s - ticket.entered
 
     def leave(self, ticket: Ticket, now_s: float) -> float:
-        """The request is out, however it ended; its share in seconds. Leaving again changes nothing."""
+        """Take the request out, however it ended, and return its share in seconds. A second call changes nothing."""
         if ticket.share_s is None:
             ticket.share_s = self.share_s(ticket, now_s)
             self._inside -= 1
         return ticket.share_s
 
     def busy_s(self, now_s: float) -> float:
-        """Seconds with at least one request inside, since the clock was made; the rest of the uptime was idle."""
+        """Seconds with at least one request inside, since the clock was made. The rest of the uptime was idle."""
         self._advance(now_s)
         return self._busy_s
 

@@ -1,4 +1,4 @@
-"""Does a draft have the form that the request asked for: tool calls that can be run, JSON that parses and fits."""
+"""Checks that a draft has the form the request asked for: tool calls that can be run, JSON that parses and fits."""
 
 import json
 import re

@@ -1,7 +1,7 @@
 """Check a value against a JSON schema that a stranger wrote, in bounded time and without fetching anything.
 
-A schema that would take too long, that refers to something outside itself or that is no schema cannot be checked, and
-what cannot be checked does not match: the frontier may answer then.
+A schema cannot be checked when it would take too long, refers to something outside itself or is no schema.
+A value then does not match, so that the frontier answers.
 """
 
 from typing import Any, Final
@@ -10,10 +10,10 @@ from urllib.parse import unquote
 import jsonschema_rs
 
 MAX_SUBSCHEMAS: Final = 5_000  # counted once for every way $ref leads to them
-MAX_CHECKS: Final = 5_000_000  # subschemas x values; 0.2 s at worst
+MAX_CHECKS: Final = 5_000_000  # subschemas x values, 0.2 s at worst
 MAX_DEPTH: Final = 64
 MAX_PATTERNS: Final = 64
-MAX_UNEVALUATED: Final = 8  # each may walk all that is below it once more
+MAX_UNEVALUATED: Final = 8  # each may visit all that is below it once more
 # Compiled bytes x characters, over all patterns and strings. The engine is linear (no backreferences, no lookaround)
 # but slow on large automata: up to 0.2 ns for each was measured, so 0.4 s at worst.
 MAX_PATTERN_WORK: Final = 2_000_000_000
@@ -28,7 +28,7 @@ class Uncheckable(ValueError):
 def matches(value: Any, schema: Any) -> bool:
     """Whether a parsed JSON value matches a parsed JSON schema (2020-12 unless $schema says otherwise).
 
-    False too when it cannot be checked; see the module.
+    Also False when it cannot be checked (see the module).
     """
     try:
         subschemas, patterns = schema_size(schema)
@@ -67,9 +67,9 @@ def value_size(value: Any) -> tuple[int, int]:
 def schema_size(schema: Any) -> tuple[int, int]:
     """(subschemas, patterns) that a validator meets when it follows every $ref until that leads back to itself.
 
-    The library evaluates recursion once a value, but walks references that fan out and meet again every time: that is
-    exponential. The count is an upper bound: definitions and data such as `enum` are in it. Raises Uncheckable above
-    the limits.
+    The library evaluates recursion once for each value. It follows references that fan out and meet again every time,
+    which is exponential. The count is an upper bound, because it includes definitions and data such as `enum`.
+    Raises Uncheckable above the limits.
     """
     value_size(schema)
     subschemas = patterns = unevaluated = 0

@@ -1,7 +1,7 @@
 """Judge a draft: is it good enough to show? Watches it token by token, then rules on the whole.
 
-`gather` reads all signals, the cheap ones first; `combine` turns them into the verdict. A threshold that is None is not
-checked. Without any the gate stops what is broken: empty, looping, refused, cut or malformed drafts.
+`gather` reads all signals, the cheap ones first. `combine` turns them into the verdict. A threshold that is None is not
+checked. Without any threshold the gate still stops broken drafts: empty, looping, refused, cut or malformed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,9 +33,9 @@ ANY_LANGUAGE: Final = frozenset({"code", "json", "tools", "classify", "extract",
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """All that the verdict rests on; of several choices the worst counts.
+    """Everything the verdict depends on. Of several choices the worst counts.
 
-    faults: what is wrong for certain, in rising price of finding out, each once. Logprobs in nats per token.
+    faults: what is certainly wrong, each once, cheapest to find first. Logprobs in nats per token.
     """
 
     faults: tuple[RejectReason, ...]
@@ -47,7 +47,7 @@ class Signals:
 
 
 def judge(body: Mapping[str, Any], features: RequestFeatures, evidence: DraftEvidence, config: GateConfig) -> Verdict:
-    """The ruling on a finished draft, with every reason there is. Every choice has to pass; never raises.
+    """The ruling on a finished draft, with every reason there is. Every choice has to pass. Never raises.
 
     body: the client's OpenAI request body. A judge that is configured and did not answer is a reason to reject.
     """
@@ -55,13 +55,13 @@ def judge(body: Mapping[str, Any], features: RequestFeatures, evidence: DraftEvi
 
 
 def next_signal(verdict: Verdict, evidence: DraftEvidence, config: GateConfig) -> Signal | None:
-    """The dear signal that would still change the ruling that was made without it; None: the ruling stands."""
+    """The paid signal that could still change a verdict made without it. None: the verdict is final."""
     undecided = config.judge_threshold is not None and set(verdict.reasons) <= {RejectReason.JUDGE_FAILED}
     return Signal.VERDICT if undecided and Signal.VERDICT not in evidence.asked else None
 
 
 def explored(request_id: str, config: GateConfig) -> bool:
-    """Whether every signal is bought on this request; decided by its random id, the same wherever it is asked."""
+    """Whether this request collects every signal. Its random id decides, so every caller gets the same result."""
     return config.explore_rate > 0 and int(request_id[:8], 16) < config.explore_rate * 2**32
 
 
@@ -125,14 +125,14 @@ def choice_faults(
     if features.json_output and not choice.tool_calls and not json_fits(body, choice.text):
         faults.add(RejectReason.SCHEMA)
     if not faults and choice.finish_reason not in FINISHED | {"length"}:
-        faults.add(RejectReason.TRUNCATED)  # nothing is wrong but that the engine never finished
+        faults.add(RejectReason.TRUNCATED)  # the only fault is that the engine never finished
     return faults
 
 
 def logprob_summary(logprobs: Sequence[float], window: int) -> tuple[float | None, float | None]:
-    """(mean, lowest mean over `window` tokens in a row), nats per token; of all tokens when there are fewer.
+    """(mean, lowest mean over `window` tokens in a row), nats per token. Of all tokens when there are fewer.
 
-    (None, None) without tokens. What is no logprob (NaN, infinite, positive) counts as LOGPROB_FLOOR or 0.
+    (None, None) without tokens. A value that is no logprob (NaN, infinite, positive) counts as LOGPROB_FLOOR or 0.
     """
     if not logprobs:
         return None, None

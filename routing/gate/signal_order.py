@@ -1,9 +1,10 @@
-"""A sequence of ever dearer looks at one draft: accept, reject, or buy the next signal.
+"""A sequence of steps, each with a more expensive signal: accept the draft, reject it, or ask for the next signal.
 
-At threshold t a look that says p accepts when p >= t. Else the next signal, of price c (a share of the frontier answer
-it may save), is worth buying only while p >= c * t: a calibrated p keeps its mean whatever is learned next, so by
-Markov's inequality it passes t with probability p / t at most, and p / t < c cannot pay for the signal. What is
-accepted at t is accepted at every lower t, so one bound holds for the whole walk.
+A step (`Look` in the manifest) gives a probability p that the draft is good enough. At threshold t it accepts when
+p >= t. The next signal costs a share c of the frontier answer that it may save. It is asked for only while p >= c * t.
+The reason: a calibrated p keeps its mean, whatever is learned next. By Markov's inequality it passes t with probability
+p / t at most, and p / t < c cannot pay for the signal. What is accepted at t is accepted at every lower t, so one bound
+holds for the whole sequence.
 """
 
 import math
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 
 class Ruling(StrEnum):
-    """What to do after some looks."""
+    """What to do after some steps. BUY: ask for the next signal."""
 
     ACCEPT = "accept"
     REJECT = "reject"
@@ -23,9 +24,10 @@ class Ruling(StrEnum):
 
 
 def rule(ps: Sequence[float], prices: Sequence[float], threshold: float | None) -> Ruling:
-    """Walk over the looks so far. ps: their probabilities, at least one; prices: of each look in the sequence, 0..1.
+    """Rule on the steps taken so far.
 
-    threshold None: nothing was promised, so nothing is accepted. prices[0] is not paid: the first look is free.
+    ps: their probabilities, at least one. prices: of each step in the sequence, 0..1. The first step is free, so
+    prices[0] does not count. threshold None: no promise was made, so nothing is accepted.
     """
     if threshold is None:
         return Ruling.REJECT
@@ -38,7 +40,7 @@ def rule(ps: Sequence[float], prices: Sequence[float], threshold: float | None) 
 
 
 def highest_threshold(ps: NDArray[np.float64], prices: Sequence[float]) -> NDArray[np.float64]:
-    """The highest threshold at which each row would be accepted, shape (n,); ps: all looks, shape (n, n_looks)."""
+    """The highest threshold at which each row would be accepted, shape (n,). ps: all steps, shape (n, n_looks)."""
     best = np.zeros(len(ps))
     cap = np.full(len(ps), math.inf)
     for number in range(ps.shape[1]):
@@ -49,7 +51,7 @@ def highest_threshold(ps: NDArray[np.float64], prices: Sequence[float]) -> NDArr
 
 
 def looks_taken(ps: NDArray[np.float64], prices: Sequence[float], threshold: float | None) -> NDArray[np.int64]:
-    """How many looks each row takes until it is ruled on, 1..n_looks, shape (n,)."""
+    """How many steps each row takes until it is ruled on, 1..n_looks, shape (n,)."""
     taken = np.full(len(ps), ps.shape[1])
     for row, own in enumerate(ps):
         for n in range(1, ps.shape[1] + 1):

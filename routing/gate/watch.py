@@ -11,7 +11,7 @@ from routing.text.refusals import OPENING_CHARS, refuses_everything
 
 
 class ChoiceWatch:
-    """What can be told of one choice while it is written; keeps windows only, so its memory is bounded."""
+    """Checks one choice while it is written. Keeps windows only, so its memory is bounded."""
 
     __slots__ = ("_config", "_head", "_loops", "_window", "_window_sum", "seen")
 
@@ -53,7 +53,7 @@ class ChoiceWatch:
 
 @dataclass(slots=True)
 class _Choice:
-    """A choice in the making."""
+    """A choice that is being written."""
 
     watch: ChoiceWatch
     parts: list[str]
@@ -83,9 +83,9 @@ class DraftWatch:
         return min(behind)
 
     def observe(self, choice: int, text: str, logprobs: tuple[float, ...], n_tokens: int) -> RejectReason | None:
-        """Take the next piece of one choice; why the draft is lost, or None while it is not.
+        """Take the next piece of one choice. Returns why the draft is lost, or None while it is not.
 
-        text: newly generated, how it is cut does not matter. logprobs: nats, of the new tokens; () when not reported.
+        text: newly generated, cut anywhere. logprobs: nats, of the new tokens. () when not reported.
         """
         at = self._choices[choice]
         if text:
@@ -96,7 +96,7 @@ class DraftWatch:
         return self._check(at)
 
     def finish(self, choice: int, finish_reason: str | None, tool_calls: tuple[ToolCall, ...]) -> RejectReason | None:
-        """One choice is complete; why the draft is lost, or None."""
+        """One choice is complete. Returns why the draft is lost, or None."""
         at = self._choices[choice]
         at.finish_reason, at.tool_calls = finish_reason, tool_calls
         at.watch.end()
@@ -125,7 +125,7 @@ class DraftWatch:
 
 
 def watched(choice: ChoiceEvidence, config: GateConfig) -> set[RejectReason]:
-    """What a watch would have seen of a choice that nobody watched."""
+    """The faults a watch would have seen in a choice that nobody watched."""
     watch = ChoiceWatch(config)
     watch.observe(choice.text, choice.token_logprobs)
     watch.end()
@@ -133,5 +133,5 @@ def watched(choice: ChoiceEvidence, config: GateConfig) -> set[RejectReason]:
 
 
 def bounded(logprob: float) -> float:
-    """A logprob within LOGPROB_FLOOR..0; NaN is the floor, so that it cannot pass for certainty."""
+    """A logprob within LOGPROB_FLOOR..0. NaN becomes the floor, so that it cannot pass for certainty."""
     return min(logprob, 0.0) if logprob >= LOGPROB_FLOOR else LOGPROB_FLOOR

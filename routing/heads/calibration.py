@@ -16,21 +16,22 @@ from routing.records import Record
 
 Floats = NDArray[np.float64]
 
-OFFSET_PRECISION = 10.0  # of the Gaussian prior on a category's offset: 40 labels at p = .5 weigh as much as the prior
+OFFSET_PRECISION = 10.0  # of the Gaussian prior on a category's offset: 40 labels at p = 0.5 weigh as much as the prior
 CURVE_PRIOR_LABELS = 200.0  # labels at which the isotonic curve weighs as much as the Platt curve
 MAX_CURVE_BINS = 30
 MIN_BIN_LABELS = 30
-TAIL = 0.05  # of a share; beyond it the log odds go on in a straight line
-ALONE_LABELS_RATIO = 2.0  # of the labels that a promise takes without one bad draft; with just those, none may be shown
-ERROR_RATE = 0.03  # 97 of 100 label sets keep every promise; under .05, so that a check by resampling sees its 95
+TAIL = 0.05  # of a share. Beyond it the log odds go on in a straight line
+ALONE_LABELS_RATIO = 2.0  # times the fewest labels that prove a promise. With just those, no bad draft may be shown
+ERROR_RATE = 0.03  # 97 of 100 label sets keep every promise. Below 0.05, so that a check by resampling sees its 95
 SLOPE_PRECISION = 1e-3  # keeps the slope finite when the scores separate the labels
 _NEWTON_STEPS = 100
 
 
 class Calibration(Record):
-    """Platt scaling with a shrunken offset per category, bent by an isotonic curve as far as the labels support it.
+    """Platt scaling with a shrunken offset per category, corrected by an isotonic curve as the labels allow.
 
-    platt = sigmoid(slope * score + intercept + offset); p = (1 - curve_weight) * platt + curve_weight * curve(platt).
+    platt = sigmoid(slope * score + intercept + offset)
+    p = (1 - curve_weight) * platt + curve_weight * curve(platt)
     n_labels: labels seen per category. A category without labels gets offset 0 and n_labels 0: its p is a cold start.
     """
 
@@ -38,12 +39,12 @@ class Calibration(Record):
     intercept: float
     offsets: dict[str, float] = Field(default_factory=dict, description="log odds, by category")
     n_labels: dict[str, int] = Field(default_factory=dict)
-    curve_platt: tuple[float, ...] = Field((), description="knots, ascending; empty: no curve")
+    curve_platt: tuple[float, ...] = Field((), description="knots, ascending. empty: no curve")
     curve_ratio: tuple[float, ...] = Field((), description="observed share at each knot, not descending, 0..1")
     curve_weight: float = Field(0.0, ge=0, lt=1, description="below 1, so that p keeps every difference of the score")
 
     def p(self, score: float, category: str) -> float:
-        """Probability of the positive label, 0..1; grows with the score."""
+        """Probability of the positive label, 0..1. Grows with the score."""
         return float(self.p_all(np.array([score]), [category])[0])
 
     def p_all(self, scores: Floats, categories: Sequence[str]) -> Floats:
@@ -64,7 +65,7 @@ def sigmoid(x: Floats | float) -> Floats:
 def log_odds(share: Floats | float) -> Floats:
     """ln(q / (1 - q)), continued by its tangents outside TAIL..1 - TAIL: estimates beyond 0..1 keep their order.
 
-    Platt scaling of the log odds of an estimated share measured better than of the share: Brier .132 against .134.
+    Platt scaling of the log odds of an estimated share measured better than of the share: Brier 0.132 against 0.134.
     """
     q = np.asarray(share, dtype=np.float64)
     inside = np.clip(q, TAIL, 1 - TAIL)
@@ -76,8 +77,8 @@ def fit_calibration(
 ) -> Calibration:
     """Fit on scores that did not see their own labels (out of fold), all of shape (n,), n >= 1.
 
-    positive: 0/1 or soft labels in 0..1. The slope is never negative: a score that ranks backwards is worth nothing,
-    not the opposite. Source: Platt 1999; the offsets are a random-intercept logistic model, fitted by MAP.
+    positive: 0/1 or soft labels in 0..1. The slope is never negative. A score that ranks backwards counts as useless,
+    not as its opposite. Source: Platt 1999. The offsets are a random-intercept logistic model, fitted by MAP.
     """
     if len(scores) == 0 or not len(scores) == len(positive) == len(categories):
         raise ValueError(f"expected equal, non-empty columns, got {len(scores)}, {len(positive)}, {len(categories)}")
@@ -110,7 +111,7 @@ def fit_calibration(
 
 
 def _isotonic(p: Floats, positive: Floats) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Knots of the non-descending curve nearest to the labels, on bins of equal count; empty for few labels.
+    """Knots of the non-descending curve nearest to the labels, on bins of equal count. Empty for few labels.
 
     Source: Zadrozny and Elkan 2002, pool adjacent violators (Ayer et al. 1955).
     """
@@ -130,9 +131,9 @@ def _isotonic(p: Floats, positive: Floats) -> tuple[tuple[float, ...], tuple[flo
 
 
 def map_weights(design: Floats, target: Floats, precision: Floats) -> Floats:
-    """Maximum a posteriori weights of a logistic model, shape (n_columns,); the objective is strictly convex.
+    """Maximum a posteriori weights of a logistic model, shape (n_columns,). The objective is strictly convex.
 
-    design: (n, n_columns); target: 0/1 or soft labels 0..1, (n,); precision: of each weight's Gaussian prior, above 0.
+    design: (n, n_columns). target: 0/1 or soft labels 0..1, (n,). precision: of each weight's Gaussian prior, above 0.
     """
     weights = np.zeros(design.shape[1])
     for _ in range(_NEWTON_STEPS):
@@ -149,7 +150,7 @@ def map_weights(design: Floats, target: Floats, precision: Floats) -> Floats:
 def clopper_pearson_upper(n_events: int, n: int, error_rate: float) -> float:
     """Upper bound of a share that holds with probability 1 - error_rate: one-sided and exact.
 
-    0 <= n_events <= n; 1.0 when n is 0. Source: Clopper and Pearson 1934.
+    0 <= n_events <= n. Returns 1.0 when n is 0. Source: Clopper and Pearson 1934.
     """
     if n_events >= n:
         return 1.0
@@ -179,7 +180,7 @@ def labels_needed(target_ratio: float, error_rate: float) -> int:
 
 @lru_cache(maxsize=4096)
 def most_events(n: int, target_ratio: float, error_rate: float) -> int:
-    """Most events among n whose Clopper-Pearson bound is at most `target_ratio`; -1 when even 0 is too many."""
+    """Most events among n whose Clopper-Pearson bound is at most `target_ratio`. -1 when even 0 is too many."""
     if n == 0 or target_ratio <= 0:
         return -1
     if target_ratio >= 1:
@@ -191,9 +192,9 @@ class Threshold(Record):
     """What one category may show. Shares are of its judged requests, on the labels the threshold was chosen from."""
 
     category: str
-    threshold: float | None = Field(None, ge=0, le=1, description="show when p >= threshold; None: frontier")
+    threshold: float | None = Field(None, ge=0, le=1, description="show when p >= threshold. None: frontier")
     n_labels: int = Field(ge=0)
-    more_labels_needed: int = Field(0, ge=0, description="before any draft may be shown; 0 when enough")
+    more_labels_needed: int = Field(0, ge=0, description="before any draft may be shown. 0 when enough")
     shown_ratio: float = Field(0.0, ge=0, le=1)
     bad_shown_ratio: float = Field(0.0, ge=0, le=1, description="bad drafts shown")
     bad_shown_bound: float = Field(1.0, ge=0, le=1, description="Clopper-Pearson, at the corrected confidence")
@@ -207,7 +208,7 @@ def bad_ratio_for(quality_target: float, frontier_quality: float) -> float:
     """Share of requests that may show a bad draft so that `quality_target` of the frontier's quality is kept.
 
     A bad draft costs at most 1 where the frontier's mean is `frontier_quality`, so (1 - target) * frontier quality.
-    quality_target: 0..1, the dial; 1 allows none.
+    quality_target: 0..1. 1 allows none.
     """
     return (1 - quality_target) * frontier_quality
 
@@ -215,8 +216,8 @@ def bad_ratio_for(quality_target: float, frontier_quality: float) -> float:
 def choose_threshold(category: str, p: Floats, bad: Floats, target_ratio: float, error_rate: float) -> Threshold:
     """Lowest threshold whose bad drafts shown stay within `target_ratio` with probability 1 - error_rate.
 
-    p: calibrated probability that the draft may be shown; bad: 1 where showing it was wrong; shape (n,) each. The risk
-    only grows as the threshold falls, so one pointwise bound holds for the threshold found by walking down.
+    p: calibrated probability that the draft may be shown, shape (n,). bad: 1 where showing it was wrong, shape (n,).
+    The risk only grows as the threshold falls, so one pointwise bound holds for the threshold found from the top down.
     Source: Bates et al. 2021, risk-controlling prediction sets, with the exact binomial bound.
     """
     n = len(p)
@@ -262,13 +263,14 @@ def choose_thresholds(
     """One threshold per category of `target_ratios`, all promises together holding with probability 1 - error_rate.
 
     Bonferroni: each promise is tested at error_rate / their number. A category without the labels that prove its target
-    goes to the frontier; with `together` all that have fewer than ALONE_LABELS_RATIO times those share one promise:
-    over their common traffic, in the mix of the labels, the bad drafts shown stay within the mean of their targets.
+    goes to the frontier. With `together`, all categories with fewer than ALONE_LABELS_RATIO times those labels share
+    one promise. It says that over their common traffic, mixed as the labels are, the bad drafts shown stay within the
+    mean of their targets.
     """
     names = np.asarray(categories)
     counts = {category: int((names == category).sum()) for category in target_ratios}
     alone = list(target_ratios)
-    if together:  # from the counts alone: what the labels say may not choose the groups
+    if together:  # from the counts alone, because the labels' values must not choose the groups
         each = error_rate / max(1, len(target_ratios))
         alone = [c for c in target_ratios if ALONE_LABELS_RATIO * labels_needed(target_ratios[c], each) <= counts[c]]
     rest = [c for c in target_ratios if c not in alone]

@@ -1,7 +1,7 @@
-"""What serving asks of trained heads: where a request goes first, and what the looks at its draft say.
+"""Uses trained heads to choose a tier and to judge drafts.
 
-The dial is a quality target, a share of the frontier's quality; the thresholds for each of its positions are in the
-artefact, chosen on labels (models/heads/calibrate.py). What was never calibrated goes to the frontier.
+A quality target is a share of the frontier's quality. The artefact has thresholds for each calibrated target, chosen on
+labels (models/heads/calibrate.py). A category that was never calibrated goes to the frontier.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ from routing.text.request_body import asked_text
 
 @dataclass(frozen=True)
 class Learned:
-    """The trained heads of a stack; None: the configuration's thresholds and checks decide alone."""
+    """The trained heads of a stack. None: the configuration's thresholds and checks decide alone."""
 
     router: Panel | None = None
     gate: Panel | None = None
@@ -50,10 +50,11 @@ def decide_by_head(
     heads: Learned,
     policy: PolicyConfig,
 ) -> Decision:
-    """Tier 1 when the router head's p_tier1_ok reaches the threshold of the request's category and dial.
+    """Tier 1 when the router head's p_tier1_ok reaches the threshold of the request's category and quality target.
 
-    p_router: the router model's word; None: it is down or absent, and the head works without it. In front of a learned
-    gate the threshold is the one of least expected cost, else the one that keeps the quality target by itself.
+    p_router: the router model's score. None: it is down or absent, and the head works without it.
+    In front of a learned gate the threshold is the one of least expected cost. Without one, it is the threshold that
+    keeps the quality target by itself.
     """
     assert heads.router is not None
     evidence = Evidence(readable(asked_text(body, api)), features.category, p_router=p_router)
@@ -80,7 +81,7 @@ def decide_by_head(
 
 @dataclass(frozen=True)
 class Look:
-    """What a learned gate says of a draft after the signals it has: accept, reject, or buy this one."""
+    """A learned gate's ruling on a draft after the signals it has: accept, reject, or ask for the signal `buy`."""
 
     ruling: Ruling
     p_accept: float
@@ -94,7 +95,7 @@ def ruling(
     config: GateConfig,
     learned: "LearnedGate | None",
 ) -> tuple[Verdict, Signal | None]:
-    """The verdict on what is known, and the dear signal that can still change it; None: it stands."""
+    """The verdict on what is known, and the paid signal that can still change it. None: the verdict is final."""
     verdict = judge(body, features, evidence, config)
     if learned is None:
         return verdict, next_signal(verdict, evidence, config)
@@ -107,7 +108,7 @@ def ruling(
 
 
 class LearnedGate:
-    """A gate head bound to one request: its dial's thresholds and the walk they were chosen for."""
+    """A gate head bound to one request, with the thresholds of its quality target and their sequence of steps."""
 
     def __init__(
         self, panel: Panel, requested: RequestedModel, body: Mapping[str, Any], api: Api, features: RequestFeatures,
@@ -120,7 +121,7 @@ class LearnedGate:
         self._prompt, self._category = readable(asked_text(body, api)), features.category
 
     def look(self, draft: DraftEvidence) -> Look:
-        """Walk as far as the evidence goes. A signal that was asked for in vain is a reason to reject."""
+        """Take the steps that the evidence allows. Reject when a signal was asked for and did not come."""
         promised = None if self._walk is None else self._walk.by_category.get(self._category)
         if self._walk is None or promised is None or promised.threshold is None:
             return Look(Ruling.REJECT, 0.0)
@@ -136,7 +137,7 @@ class LearnedGate:
             ruling = rule(ps, [look.price_ratio for look in self._walk.looks], promised.threshold)
             if ruling is not Ruling.BUY:
                 return Look(ruling, ps[-1])
-        raise AssertionError("the last look always rules")
+        raise AssertionError("the last step always rules")
 
     def _evidence(self, choice: ChoiceEvidence, draft: DraftEvidence) -> Evidence:
         text = choice.text or "\n".join(f"{call.name}({call.arguments})" for call in choice.tool_calls)
@@ -155,7 +156,7 @@ class LearnedGate:
 
 
 def signal_of(before: Reads, after: Reads) -> Signal | None:
-    """The signal that leads from one look to the next; None: it cannot be bought."""
+    """The signal that leads from one step to the next. None: no signal does."""
     if after.verdict and not before.verdict:
         return Signal.VERDICT
     return Signal.SAMPLES if after.n_answers > before.n_answers else None

@@ -30,7 +30,7 @@ class HeadKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a head may read of one request; None: not known. The router reads prompt, category and p_router alone."""
+    """What a head may read of one request. None: not known. The router reads prompt, category and p_router alone."""
 
     prompt: str
     category: str
@@ -62,7 +62,7 @@ class Reads(Record):
 
 
 MAX_ANSWERS: Final = 64
-CHARS_PER_TOKEN: Final = 3.0  # of short answers and numbers; prose has about 4
+CHARS_PER_TOKEN: Final = 3.0  # of short answers and numbers. Prose has about 4
 ALL_KNOWN: Final = Evidence(
     "", "", other_answers=("",) * MAX_ANSWERS, p_router=0.5, mean_logprob=0.0, worst_token_logprob=0.0, p_judge_ok=0.5
 )
@@ -91,7 +91,7 @@ def evidence_of(pair: Pair, kind: HeadKind) -> Evidence:
 
 
 def texts_of(kind: HeadKind, evidence: Evidence) -> tuple[str, ...]:
-    """The texts whose words count, one a slot."""
+    """The texts whose words count, one for each slot."""
     return (evidence.prompt,) if kind is HeadKind.ROUTER else (evidence.prompt, evidence.draft)
 
 
@@ -109,9 +109,10 @@ def structure_row(kind: HeadKind, evidence: Evidence) -> Floats:
 
 
 def signals_row(evidence: Evidence, reads: Reads) -> Floats:
-    """What a second stage sees of its signals: agreement of the draft's answer with the first n_answers others, the
+    """The signals of a second stage in one row. A signal that it does not read takes no column.
 
-    router model's log odds, the `logprob_row`, the verdict's log odds; empty for what it does not read.
+    In this order: agreement of the draft's answer with the first n_answers others, the router model's log odds, the
+    `logprob_row`, the verdict's log odds.
     """
     parts: list[Floats] = []
     if reads.n_answers:

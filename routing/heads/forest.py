@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 class Forest:
     """Trees in parallel arrays, padded to the largest.
 
-    feature: int32 (n_trees, n_nodes), the column a node asks, -1 at a leaf. threshold: float64, same shape; go to
-    `left` when value <= threshold, else to `right` (int32, child indices). value: float32, (…, n_targets).
+    feature: int32 (n_trees, n_nodes), the column that a node compares, -1 at a leaf.
+    threshold: float64, same shape. Go to `left` when value <= threshold, else to `right` (int32, child indices).
+    value: float32, (…, n_targets).
     """
 
     feature: NDArray[np.int32]
@@ -21,11 +22,11 @@ class Forest:
     value: NDArray[np.float32]
 
     def predict(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Mean of the trees' leaves for rows of shape (n, n_features); returns (n, n_targets)."""
+        """Mean of the trees' leaves for rows of shape (n, n_features). Returns shape (n, n_targets)."""
         # float32, as the trees were grown: a threshold lies exactly between two float32 values.
         x = rows.astype(np.float32)
         n_rows, n_columns = x.shape
-        # Everything is looked up by one flat index; with one row of 200 trees that halves the time.
+        # Everything is read by one flat index. With one row of 200 trees that halves the time.
         n_trees, n_nodes = self.feature.shape
         tree = np.tile(np.arange(n_trees) * n_nodes, n_rows)
         row = np.repeat(np.arange(n_rows) * n_columns, n_trees)
@@ -48,6 +49,6 @@ class Forest:
         children = np.stack([self.left, self.right])
         if self.value.shape != (*self.feature.shape, n_targets) or self.feature.max(initial=-1) >= n_features:
             raise ValueError("the forest does not fit its features or targets")
-        # Children come after their parent, so a walk cannot go round in circles.
+        # Children come after their parent, so no path can go round in circles.
         if np.any(inner & ((children <= index) | (children >= n_nodes))):
             raise ValueError("a tree of the forest does not end")

@@ -1,9 +1,9 @@
 """The learned part of router and gate: text, structure and agreement in, probabilities out. Pure numpy, reads no files.
 
-Two stages. A linear model over hashed words and letter groups, structure and category gives scores; a small forest over
-these scores, structure, category and signals corrects them, for the gate beside a logistic model of the same columns.
-All learn the gain, what the frontier is worth beyond tier 1, because what is hopeless for tier 1 is often hopeless for
-the frontier too.
+Two stages. A linear model over hashed words, letter groups, structure and category gives scores. A small forest over
+these scores, structure, category and signals corrects them. The gate adds a logistic model of the same columns.
+All learn the gain: what the frontier is worth beyond tier 1. A request that is hopeless for tier 1 is often hopeless
+for the frontier too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,14 +36,15 @@ from routing.text.ngrams import N_BUCKETS, Buckets
 
 _SCALE, _SHIFT = np.array([2.0, 1.0]), np.array([1.0, 0.0])  # a gain of -1..1 as a share 0..1
 N_FAMILIES: Final = 2  # words, letter groups
-STRUCTURE_SCALE: Final = 0.05  # standardised counts beside text rows of norm 1; .1 costs .02 APGR on 754 pairs
+STRUCTURE_SCALE: Final = 0.05  # counts beside text rows of norm 1. A scale of 0.1 loses 0.02 APGR on 754 pairs
 
 
 class Scores(Record):
-    """What a head says of one request.
+    """A head's scores of one request.
 
-    p_tier1_ok: tier 1 does as well as the frontier. p_draft_good: its answer is right. gain: expected quality that the
-    frontier adds, about -1..1; orders requests best. n_labels: labels seen of the category, 0 marks a cold start.
+    p_tier1_ok: probability that tier 1 does as well as the frontier. p_draft_good: that its answer is right.
+    gain: expected quality that the frontier adds, about -1..1. It orders requests best.
+    n_labels: labels seen of the category. 0 marks a cold start.
     n_answers: how many further answers the score used.
     """
 
@@ -55,7 +56,7 @@ class Scores(Record):
 
 
 def weigh(row: tuple[Buckets, Floats32], idf: Floats32) -> tuple[Buckets, Floats32]:
-    """Counts times inverse document frequency, scaled to norm 1; buckets rare in training weigh 0."""
+    """Counts times inverse document frequency, scaled to norm 1. Buckets rare in training weigh 0."""
     buckets, counts = row
     values = counts * idf[buckets]
     norm = float(np.sqrt(values @ values))
@@ -64,13 +65,13 @@ def weigh(row: tuple[Buckets, Floats32], idf: Floats32) -> tuple[Buckets, Floats
 
 @dataclass(frozen=True)
 class Linear:
-    """The first stage. n_slots x 2 families of N_BUCKETS; n_targets = len(LABEL_SET).
+    """The first stage. n_slots x 2 families of N_BUCKETS. n_targets = len(LABEL_SET).
 
     idf: float32 (n_rows, N_BUCKETS), n_rows = slots * families. text: float32 (n_rows, N_BUCKETS, n_targets).
     mean, spread: float64 (n_structure,). structure: float64 (n_structure, n_targets).
     category: float64 (n_categories, n_targets). bias: float64 (n_targets,).
-    cold: float64 (n_structure, n_targets), the router's weights where it knows no label of the category: words learned
-    elsewhere mislead there, length and structure carry over.
+    cold: float64 (n_structure, n_targets), the router's weights where it knows no label of the category. Words learned
+    from other categories mislead there. Length and structure carry over.
     """
 
     idf: Floats32
@@ -91,7 +92,7 @@ class Linear:
         return np.asarray(self.bias + self.standardise(structure) @ self.cold)
 
     def score(self, row: TextRow, structure: Floats, category: int | None) -> Floats:
-        """Scores of the LABEL_SET, shape (n_targets,). category: its index; None when unknown."""
+        """Scores of the LABEL_SET, shape (n_targets,). category: its index, None when unknown."""
         total = self.bias + self.standardise(structure) @ self.structure
         if category is not None:
             total = total + self.category[category]
@@ -110,8 +111,8 @@ def scale_structure(structure: Floats, mean: Floats, spread: Floats) -> Floats:
 class Head:
     """Both stages of one head.
 
-    rate: float64 (n_categories + 1, n_targets), shrunken means of the labels; the last row is the common one.
-    forests, logistics: of each second stage, by its number; a router has no logistic models (benchmarks/LOG.md).
+    rate: float64 (n_categories + 1, n_targets), shrunken means of the labels. The last row is the common one.
+    forests, logistics: of each second stage, by its number. A router has no logistic models (benchmarks/LOG.md).
     """
 
     kind: HeadKind
@@ -169,7 +170,7 @@ def dense_row(linear: Floats, rate: Floats, structure: Floats, signals: Floats) 
 
 
 def shares_of(labels: Floats) -> Floats:
-    """The LABEL_SET as shares 0..1, which a logistic model can predict; labels: (..., n_targets)."""
+    """The LABEL_SET as shares 0..1, which a logistic model can predict. labels: (..., n_targets)."""
     return np.asarray((labels + _SHIFT) / _SCALE)
 
 
@@ -190,7 +191,7 @@ class Panel:
         return next((head for head in self.heads if category in head.card.categories), self.heads[-1])
 
     def score(self, evidence: Evidence, reads: Reads | None = None) -> Scores:
-        """Judge one request; takes no more than a few milliseconds. Raises ValueError as Head.score does."""
+        """Judge one request in a few milliseconds at most. Raises ValueError as Head.score does."""
         return self.head_for(evidence.category).score(evidence, reads)
 
     @property
@@ -199,13 +200,13 @@ class Panel:
         return tuple(sorted({t.quality_target for t in self.manifest.thresholds}))
 
     def sequences(self, quality_target: float) -> tuple[ThresholdSet, ...]:
-        """The calibrated sequences of looks for one target, shortest first."""
+        """The calibrated sequences of steps for one quality target, shortest first."""
         found = [t for t in self.manifest.thresholds if t.quality_target == quality_target]
         return tuple(sorted(found, key=lambda t: len(t.looks)))
 
 
 def panel_of(manifest: Manifest, tensors: Mapping[str, NDArray[np.generic]]) -> Panel:
-    """Heads from a manifest and its tensors; raises ValueError for anything that does not fit together."""
+    """Heads from a manifest and its tensors. Raises ValueError when they do not fit together."""
     if manifest.format != FORMAT:
         raise ValueError(f"format {manifest.format!r} is not {FORMAT!r}")
     if manifest.feature_version != FEATURE_VERSION:

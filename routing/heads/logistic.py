@@ -1,4 +1,4 @@
-"""A logistic model for every category, each drawn to the common one: as much of its own as its labels support."""
+"""A logistic model for every category, each shrunk to the common one as far as its labels are few."""
 
 from dataclasses import dataclass
 
@@ -14,11 +14,11 @@ MAX_DEVIATIONS = 4.0  # one absurd column may not outweigh all others
 
 @dataclass(frozen=True)
 class Logistic:
-    """Weights by category; n_columns of a dense row (routing/heads/head.py), n_targets of the LABEL_SET.
+    """Weights by category. n_columns: of a dense row (routing/heads/head.py). n_targets: of the LABEL_SET.
 
-    mean, spread: float64 (n_columns,), of the training rows. weights: float64 (n_categories + 1, n_columns, n_targets)
-    and bias: float64 (n_categories + 1, n_targets), each the sum of a common and an own part; the last one is the
-    common part alone, for categories without labels.
+    mean, spread: float64 (n_columns,), of the training rows.
+    weights: float64 (n_categories + 1, n_columns, n_targets). bias: float64 (n_categories + 1, n_targets).
+    Both are the sum of a common and an own part. The last one is the common part alone, for categories without labels.
     """
 
     mean: Floats
@@ -27,12 +27,12 @@ class Logistic:
     bias: Floats
 
     def predict(self, row: Floats, category: int | None) -> Floats:
-        """Shares 0..1 of one row, shape (n_targets,). category: its index; None when unknown."""
+        """Shares 0..1 of one row, shape (n_targets,). category: its index, None when unknown."""
         own = -1 if category is None else category
         return sigmoid(self.bias[own] + standardised(row, self.mean, self.spread) @ self.weights[own])
 
 
 def standardised(rows: Floats, mean: Floats, spread: Floats) -> Floats:
-    """Standard deviations from the mean, cut at MAX_DEVIATIONS; a column that never varied counts 0."""
+    """Standard deviations from the mean, cut at MAX_DEVIATIONS. A column that never varied counts 0."""
     z = (rows - mean) / np.where(spread > 0, spread, 1.0)
     return np.asarray(np.clip(z, -MAX_DEVIATIONS, MAX_DEVIATIONS))

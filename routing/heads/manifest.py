@@ -1,4 +1,4 @@
-"""What a trained artefact says of itself: its features, labels and thresholds."""
+"""The description of a trained artefact: its features, labels and thresholds."""
 
 from typing import Final
 
@@ -19,7 +19,7 @@ class TopCard(Record):
 
     reads: Reads
     forest_weight: float = Field(ge=0, le=1)
-    logistic_weight: float = Field(ge=0, le=1, description="0 for a router; what both leave is the linear score's")
+    logistic_weight: float = Field(ge=0, le=1, description="0 for a router. The rest of 1 is the linear score's")
     tier1_ok: Calibration = Field(description="of log_odds(1 - gain)")
     draft_good: Calibration = Field(description="of log_odds(1 - bad_draft)")
 
@@ -34,14 +34,14 @@ class HeadCard(Record):
 
 
 class Look(Record):
-    """One step of a sequence (routing/gate/signal_order.py): a second stage, and what its signal costs."""
+    """A look is a step of the sequence (routing/gate/signal_order.py): a second stage and what its signal costs."""
 
     reads: Reads
     price_ratio: float = Field(0.0, ge=0, le=1, description="of its signal, as a share of a frontier answer's price")
 
 
 class ThresholdSet(Record):
-    """What may be shown at one quality target after one sequence of looks; the promise holds for that walk alone."""
+    """What may be shown at one quality target after one sequence of steps. The promise holds for it alone."""
 
     quality_target: float = Field(ge=0, le=1, description="share of frontier quality that is kept")
     looks: tuple[Look, ...] = Field(min_length=1)
@@ -56,7 +56,7 @@ class JointThresholds(Record):
 
 
 class Manifest(Record):
-    """What lies beside the tensors; the tensors are used only when everything here fits."""
+    """The file beside the tensors. The tensors are used only when everything here fits."""
 
     format: str = FORMAT
     kind: HeadKind

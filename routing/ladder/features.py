@@ -1,6 +1,6 @@
 """What may be known of a request before a model has read it. The same code runs in serving and in training.
 
-A request's texts are looked at and never obeyed; see steering.py.
+Instructions in a request's texts are never obeyed. See routing/text/steering.py.
 """
 
 from collections.abc import Mapping
@@ -16,14 +16,15 @@ from routing.text.steering import steering_attempt, without_steering
 __all__ = ["request_features", "steering_attempt"]
 
 CHAT_MAX_CHARS: Final = 1500  # a longer message that matched no rule is a document, not a conversation
-COMPLETIONS_MAX_TOKENS: Final = 16  # OpenAI's default for /v1/completions; chat has none
+COMPLETIONS_MAX_TOKENS: Final = 16  # OpenAI's default for /v1/completions. Chat has none
 
 
 def request_features(body: Mapping[str, Any], api: Api, input_tokens: int, config: PolicyConfig) -> RequestFeatures:
     """The features of one request.
 
-    body: OpenAI request body; fields of the wrong type count as absent. input_tokens: tier-1 tokens of the rendered
-    prompt. The category is the client's `metadata.category` when it is one of CATEGORIES or of config.categories, else
+    body: OpenAI request body. Fields of the wrong type count as absent.
+    input_tokens: tier-1 tokens of the rendered prompt.
+    The category is the client's `metadata.category` when it is one of CATEGORIES or of config.categories. Else it is
     the first that applies: tools, JSON output, the words of the last user message, those of the system message, chat
     or other by length.
     """
@@ -64,7 +65,7 @@ def named_category(body: Mapping[str, Any], config: PolicyConfig) -> str | None:
 
 
 def max_output_tokens(body: Mapping[str, Any], api: Api) -> int | None:
-    """The client's own limit, or the API's when it has a default; None: up to the context."""
+    """The client's own limit, or the API's when it has a default. None: up to the context."""
     for limit in (body.get("max_completion_tokens"), body.get("max_tokens")):
         if isinstance(limit, int) and limit >= 1:
             return limit

@@ -34,30 +34,30 @@ class HoldPolicy(Record):
 
 
 class CategoryPolicy(Record):
-    """What differs for one category of requests; None inherits the default."""
+    """What differs for one category of requests. None inherits the default."""
 
     tier: Literal[Tier.TIER1, Tier.FRONTIER] | None = Field(
-        None, description="always this tier; None: let the score decide"
+        None, description="always this tier. None: let the score decide"
     )
     threshold: float | None = Field(None, ge=0, le=1, description="go to tier 1 when p_tier1_ok >= threshold")
-    hold: str | None = Field(None, pattern=HOLD_PATTERN, description="full, prefix(n tokens) or off; None inherits")
-    quality_target: float | None = Field(None, ge=0, le=1, description="of this category; None inherits")
+    hold: str | None = Field(None, pattern=HOLD_PATTERN, description="full, prefix(n tokens) or off. None inherits")
+    quality_target: float | None = Field(None, ge=0, le=1, description="of this category. None inherits")
     adapter: str | None = Field(
-        None, min_length=1, description="name of one of policy.adapters, or base for none; None inherits"
+        None, min_length=1, description="name of one of policy.adapters, or base for none. None inherits"
     )
 
 
 class PolicyConfig(Record):
-    """The dial between cost and quality."""
+    """How requests are divided between the tiers: cost against quality."""
 
     artefact: Path | None = Field(
-        None, description="folder of a trained router head; its thresholds then replace the three below"
+        None, description="folder of a trained router head. Its thresholds then replace the three below"
     )
     quality_target: float = Field(
         0.98,
         ge=0,
         le=1,
-        description="share of the frontier's quality to keep; one that the artefacts were calibrated for",
+        description="share of the frontier's quality to keep. Must be one that the artefacts were calibrated for",
     )
     default_threshold: float = Field(0.5, ge=0, le=1)
     cheap_offset: float = Field(-0.2, ge=-1, le=0, description="added to the threshold for model auto:cheap")
@@ -72,15 +72,15 @@ class PolicyConfig(Record):
     )
     default_hold: str = Field("full", pattern=HOLD_PATTERN)
     adapters: dict[Annotated[str, Field(pattern=ADAPTER_PATTERN)], Path] = Field(
-        default_factory=dict, description="LoRA adapters of tier 1 by name: the folder of each; tier1.lora loads them"
+        default_factory=dict, description="folders of tier 1's LoRA adapters by name. tier1.lora loads them"
     )
-    default_adapter: str = Field(BASE_MODEL, description="of categories that name none; base: tier 1 as it is")
+    default_adapter: str = Field(BASE_MODEL, description="of categories that name none. base: tier 1 as it is")
     categories: dict[str, CategoryPolicy] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _named_adapters_exist(self) -> Self:
         if BASE_MODEL in self.adapters:
-            raise ValueError(f"{BASE_MODEL!r} means no adapter; give the adapter another name")
+            raise ValueError(f"{BASE_MODEL!r} means no adapter. Give the adapter another name")
         named = {"default_adapter": self.default_adapter} | {
             f"categories.{name}.adapter": category.adapter for name, category in self.categories.items()
         }
@@ -148,7 +148,7 @@ def decide_by_rules(
 
 
 def threshold(requested: RequestedModel, category: str, config: PolicyConfig) -> float:
-    """What p_tier1_ok has to reach for tier 1: the category's threshold moved by the dial, in 0..1."""
+    """What p_tier1_ok has to reach for tier 1, 0..1: the category's threshold plus the requested model's offset."""
     own = config.categories.get(category, CategoryPolicy()).threshold
     base = config.default_threshold if own is None else own
     offset = {
@@ -163,7 +163,7 @@ def decide_by_score(
 ) -> Decision:
     """Tier 1 when p_tier1_ok reaches the threshold, else the frontier.
 
-    p_tier1_ok: the router's probability that tier 1 will do, 0..1; None or not a probability: it did not answer.
+    p_tier1_ok: the router's probability that tier 1 will do, 0..1. None or not a probability: it did not answer.
     """
     needs = threshold(requested, features.category, config)
     if p_tier1_ok is None or math.isnan(p_tier1_ok) or not 0 <= p_tier1_ok <= 1:
@@ -181,9 +181,10 @@ def decide_by_score(
 def quality_target(
     requested: RequestedModel, category: str, calibrated: tuple[float, ...], config: PolicyConfig
 ) -> float:
-    """The position of the dial for one request: the category's own target; auto:cheap and auto:quality take the next
+    """The quality target of one request: its category's own, else the configured one.
 
-    position down or up among the calibrated ones, ascending, where there is one.
+    auto:cheap takes the next lower calibrated target and auto:quality the next higher one, where there is one.
+    calibrated: ascending.
     """
     own = config.categories.get(category, CategoryPolicy()).quality_target
     target = config.quality_target if own is None else own
@@ -195,13 +196,13 @@ def quality_target(
 
 
 def adapter_of(category: str, config: PolicyConfig) -> str | None:
-    """The adapter that drafts a category's requests, by its name in config.adapters; None: the model as it is."""
+    """The adapter that drafts a category's requests, by its name in config.adapters. None: the model as it is."""
     name = config.categories.get(category, CategoryPolicy()).adapter or config.default_adapter
     return None if name == BASE_MODEL else name
 
 
 def hold_policy(features: RequestFeatures, config: PolicyConfig) -> HoldPolicy:
-    """How long a draft of this category is kept back; prefix(0) is off."""
+    """How long a draft of this category is held back. prefix(0) is off."""
     text = config.categories.get(features.category, CategoryPolicy()).hold or config.default_hold
     kind, _, rest = text.partition("(")
     tokens = int(rest.rstrip(")")) if rest else 0

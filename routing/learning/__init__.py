@@ -1,1 +1,1 @@
-"""What may be learned from and promoted; quality measures and drift."""
+"""What may be learned from and promoted, quality measures, drift."""

@@ -1,4 +1,4 @@
-"""Has a signal left the distribution it was calibrated on? Population stability index and Kolmogorov-Smirnov."""
+"""Detects that a signal has left the distribution it was calibrated on: population stability index and KS test."""
 
 import math
 
@@ -11,9 +11,9 @@ from routing.records import Record
 Floats = NDArray[np.float64]
 
 N_BINS = 10
-PSI_ALARM = 0.25  # by custom: below .1 stable, above .25 shifted (Siddiqi 2006, "Credit Risk Scorecards")
+PSI_ALARM = 0.25  # by custom: below 0.1 stable, above 0.25 shifted (Siddiqi 2006, "Credit Risk Scorecards")
 P_ALARM = 0.01
-MIN_VALUES = 50  # of each side; ten bins of fewer are mostly noise
+MIN_VALUES = 50  # of each side. Ten bins of fewer are mostly noise
 
 
 class DriftConfig(Record):
@@ -40,8 +40,8 @@ class Drift(Record):
 def drift(category: str, signal: str, before: Floats, live: Floats, config: DriftConfig) -> Drift:
     """Compare two samples of finite values, shape (n,) and (m,).
 
-    An alarm needs a shift that is large (PSI) and no accident (KS): with many values everything is significant, with
-    few any PSI is large.
+    An alarm needs a shift that is large (PSI) and not by chance (KS). With many values everything is significant. With
+    few, any PSI is large.
     """
     if min(before.size, live.size) < config.min_values:
         return Drift(category=category, signal=signal, n_before=before.size, n_live=live.size)
@@ -60,9 +60,9 @@ def drift(category: str, signal: str, before: Floats, live: Floats, config: Drif
 
 
 def psi(before: Floats, live: Floats) -> float:
-    """Sum of (share live - share before) * ln(share live / share before) over bins of equal count before; 0: the same.
+    """Sum of (share live - share before) * ln(share live / share before) over bins of equal count before. 0: the same.
 
-    Half a value is added to every bin, so that an empty one is no infinity.
+    Half a value is added to every bin, so that an empty bin does not give infinity.
     """
     edges = np.unique(np.quantile(before, np.linspace(0, 1, N_BINS + 1)[1:-1]))
     counts = [np.bincount(np.searchsorted(edges, x, side="left"), minlength=edges.size + 1) for x in (before, live)]
@@ -80,7 +80,7 @@ def ks_distance(before: Floats, live: Floats) -> float:
 def ks_p(distance: float, n: int, m: int) -> float:
     """Probability of at least this distance under one distribution: the asymptotic series, two-sided.
 
-    Source: Kolmogorov 1933, Smirnov 1948; with Stephens' (1970) correction for finite samples.
+    Source: Kolmogorov 1933, Smirnov 1948, with Stephens' (1970) correction for finite samples.
     """
     root = math.sqrt(n * m / (n + m))
     x = (root + 0.12 + 0.11 / root) * distance

@@ -15,7 +15,7 @@ _SHORT_STEM_CHARS: Final = 40  # a shorter stem ("which is true?") does not tell
 
 
 class Provenance(Record):
-    """Where a label of our own comes from; tenant is a hash, enough to tell tenants apart and to cap one."""
+    """Where a label of our own comes from. tenant is a hash, enough to tell tenants apart and to limit one."""
 
     request_id: str
     at: str
@@ -27,7 +27,7 @@ class Provenance(Record):
 
 
 class Pair(Record):
-    """One prompt with both tiers' graded answers; texts and extracted answers where the source has them."""
+    """One prompt with both tiers' graded answers. Texts and extracted answers are there where the source has them."""
 
     id: str
     category: str = Field(min_length=1)
@@ -36,14 +36,14 @@ class Pair(Record):
     frontier_quality: float = Field(ge=0, le=1)
     tier1_output: str | None = None
     frontier_output: str | None = None
-    tier1_answer: str | None = Field(None, description="the extracted answer of the draft; None: none found")
+    tier1_answer: str | None = Field(None, description="the extracted answer of the draft. None: none found")
     other_answers: tuple[str | None, ...] = Field((), description="the same of other models or samples")
     provenance: Provenance | None = Field(None, description="None: from outside")
-    p_router: float | None = Field(None, ge=0, le=1, description="the router model's own word on the prompt")
+    p_router: float | None = Field(None, ge=0, le=1, description="the router model's own score of the prompt")
     mean_logprob: float | None = Field(None, le=0, description="of tier 1's tokens, nats")
     worst_token_logprob: float | None = Field(None, le=0)
     p_judge_ok: float | None = Field(None, ge=0, le=1, description="the router model's verdict on the draft")
-    agreement: Agreement | None = Field(None, description="of further samples; stands in for other_answers")
+    agreement: Agreement | None = Field(None, description="of further samples. Stands in for other_answers")
 
     @property
     def gain(self) -> float:
@@ -62,7 +62,7 @@ class Pair(Record):
 
 
 def read_pairs(lines: Iterable[str]) -> list[Pair]:
-    """Pairs of JSON lines; blank lines are skipped. Raises ValueError naming the line that does not fit the schema."""
+    """Pairs of JSON lines. Blank lines are skipped. Raises ValueError naming the line that does not fit the schema."""
     pairs = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
@@ -88,7 +88,7 @@ def fold_of(prompt: str, n_folds: int, seed: int) -> int:
 
 
 def split_by_prompt(pairs: Sequence[Pair], test_ratio: float, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """(train, test); all rows of one question lie on the same side. test_ratio: share of questions, 0..1."""
+    """(train, test). All rows of one question lie on the same side. test_ratio: share of questions, 0..1."""
     steps = 1000
     cut = round(test_ratio * steps)
     train: list[Pair] = []

@@ -1,4 +1,4 @@
-"""A blind judge compares two answers in both orders; only what survives the swap is a label.
+"""A blind judge compares two answers in both orders. Only a choice that survives the swap becomes a label.
 
 Models favour a position, so an answer has to win in both: source Zheng et al. 2023, "Judging LLM-as-a-Judge", § 3.4.
 """
@@ -7,7 +7,7 @@ import re
 from enum import StrEnum
 from typing import Final
 
-MAX_CHARS: Final = 12_000  # of each text; a judge that has to read more judges the length
+MAX_CHARS: Final = 12_000  # of each text. A judge that has to read more judges the length
 
 _SYSTEM: Final = (
     "You compare two answers to one request. The request stands between <request> and </request>, the answers between "
@@ -20,7 +20,7 @@ _LETTER: Final = re.compile(r"^\W*(?:answer\s+)?([ABT])(?![A-Za-z])", re.IGNOREC
 
 
 class Choice(StrEnum):
-    """What the judge said of one order."""
+    """The judge's choice in one order."""
 
     FIRST = "A"
     SECOND = "B"
@@ -44,17 +44,18 @@ def as_data(text: str) -> str:
 
 
 def read_choice(reply: str) -> Choice | None:
-    """The judge's letter, which has to come first; None when it did not decide."""
+    """The judge's letter, which has to come first. None when it did not decide."""
     found = _LETTER.match(reply.strip())
     return None if found is None else Choice(found[1].upper())
 
 
 def grade(tier1_first: Choice | None, tier1_second: Choice | None) -> tuple[float, float] | None:
-    """(tier1_quality, frontier_quality) from both orders; None when the judge failed in one.
+    """(tier1_quality, frontier_quality) from both orders. None when the judge failed in one.
 
-    tier1_first: the choice when tier 1's answer was A; tier1_second: when it was B. Tier 1 counts as good as the
-    frontier (1, 1) when it loses in neither order, as worse (0, 1) when it loses in both, and as half when the
-    judge changed its mind with the order. The judge cannot see that both are wrong: a reference or verifier can.
+    tier1_first: the choice when tier 1's answer was A. tier1_second: when it was B.
+    Tier 1 counts as good as the frontier (1, 1) when it loses in neither order, and as worse (0, 1) when it loses in
+    both. It counts as half when the judge changed its mind with the order. The judge cannot see that both answers are
+    wrong. A reference or verifier can.
     """
     if tier1_first is None or tier1_second is None:
         return None

@@ -1,4 +1,4 @@
-"""May a candidate replace what runs? A paired comparison on held-out requests, and every reason against, by name."""
+"""Decides if a candidate may replace what runs: a paired comparison on held-out requests, with refusals by name."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 
 class RefusalReason(StrEnum):
-    """Why a candidate is not promoted; a closed set, in the audit log and in tests."""
+    """Why a candidate is not promoted. A closed set, in the audit log and in tests."""
 
     TOO_FEW = "too_few_labels"
     NO_SIGNAL = "no_signal"  # its scores order held-out requests no better than chance, as after shuffled labels
@@ -35,7 +35,7 @@ class Margins(Record):
 
     confidence: float = Field(0.95, gt=0.5, lt=1, description="one-sided, of every bound")
     frontier_call_worth: float = Field(
-        0.1, ge=0, le=1, description="quality that one frontier call may cost: .1 is one wrong answer for ten calls"
+        0.1, ge=0, le=1, description="quality that one frontier call may cost: 0.1 is one wrong answer for ten calls"
     )
     category_margin: float = Field(0.05, ge=0, le=1, description="quality that a category may lose")
     min_labels: int = Field(100, ge=1)
@@ -63,13 +63,13 @@ class Comparison(Record):
     quality: Interval
     frontier_ratio: Interval
     quality_by_category: dict[str, Interval]
-    auroc: Interval | None = Field(description="of the candidate's score for 'tier 1 will do'; None without a score")
+    auroc: Interval | None = Field(description="of the candidate's score for 'tier 1 will do'. None without a score")
 
 
 def compare(
     running: Outcomes, candidate: Outcomes, tier1_ok: Floats, categories: Sequence[str], margins: Margins
 ) -> Comparison:
-    """Paired differences. tier1_ok: 1 where tier 1 does as well as the frontier; all of shape (n,), n >= 1."""
+    """Paired differences. tier1_ok: 1 where tier 1 does as well as the frontier. All of shape (n,), n >= 1."""
     quality = candidate.quality - running.quality
     sent = candidate.sent - running.sent
     names = np.asarray(categories)
@@ -105,10 +105,10 @@ class Refusal(Record):
 
 
 def refusals(comparison: Comparison, margins: Margins) -> tuple[Refusal, ...]:
-    """Every reason against the candidate; empty: it may be promoted.
+    """Every reason against the candidate. Empty: it may be promoted.
 
-    A category passes when its loss is proven to stay within the margin, so one with few labels and changed answers does
-    not, and one whose answers do not change does, however few they are.
+    A category passes when its loss is proven to stay within the margin. One with few labels and changed answers does
+    not pass. One whose answers do not change passes, however few they are.
     """
     found = []
     if comparison.n < margins.min_labels:
@@ -120,7 +120,7 @@ def refusals(comparison: Comparison, margins: Margins) -> tuple[Refusal, ...]:
         found.append(
             Refusal(
                 reason=RefusalReason.NO_SIGNAL,
-                detail=f"AUROC {ranking.value:.2f} on held-out labels, at least {ranking.low:.2f}: chance is .50",
+                detail=f"AUROC {ranking.value:.2f} on held-out labels, at least {ranking.low:.2f}: chance is 0.50",
             )
         )
     worth = comparison.worth

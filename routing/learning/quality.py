@@ -1,6 +1,6 @@
-"""How good is a router or a gate? Quality recovered against frontier calls, ranking, calibration, intervals.
+"""Measures how good a router or a gate is: quality recovered against frontier calls, ranking, calibration.
 
-Every function takes plain arrays of equal length (n,). Scores have one direction: `p_tier1_ok`, high = stay on tier 1.
+Every function takes plain arrays of equal length (n,). A high `p_tier1_ok` means to stay on tier 1.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ class QualityCurve(Record):
     """Mean quality against the share of requests sent to the frontier, from all tier 1 (share 0) to all frontier (1).
 
     frontier_ratio: ascending, shape (k,), first 0, last 1. quality: mean graded quality there, shape (k,), 0..1.
-    One point per distinct score; requests of equal score form a straight segment, the mean over every tie-break.
+    One point per distinct score. Requests of equal score form a straight segment, the mean over every tie-break.
     """
 
     frontier_ratio: tuple[float, ...]
@@ -43,7 +43,7 @@ def quality_curve(
 ) -> QualityCurve:
     """Quality when the requests of lowest `p_tier1_ok` go to the frontier first.
 
-    p_tier1_ok: any score that orders requests, shape (n,); only its order matters.
+    p_tier1_ok: any score that orders requests, shape (n,). Only its order matters.
     tier1_quality, frontier_quality: graded 0..1, shape (n,). Raises ValueError on unequal, empty or non-finite columns.
     """
     score, tier1, frontier = checked_columns(p_tier1_ok, tier1_quality, frontier_quality)
@@ -64,10 +64,10 @@ def pgr(quality: float, tier1_quality: float, frontier_quality: float) -> float 
 
 
 def apgr(curve: QualityCurve, n_steps: int = 10) -> float | None:
-    """Average PGR over the cost curve: its area (trapezoids between score deciles), scaled so that random = .5.
+    """Average PGR over the cost curve: its area (trapezoids between score deciles), scaled so that random = 0.5.
 
-    (AUC - AUC of tier 1) / (AUC of frontier - AUC of tier 1); 0 and 1 are no bounds, an oracle may pass 1.
-    Source: Ong et al. 2024, RouteLLM; `n_steps=10` as in lm-sys/RouteLLM's evaluation, which thresholds at deciles.
+    (AUC - AUC of tier 1) / (AUC of frontier - AUC of tier 1). 0 and 1 are no bounds: an oracle may exceed 1.
+    Source: Ong et al. 2024, RouteLLM. `n_steps=10` as in lm-sys/RouteLLM's evaluation, which thresholds at deciles.
     """
     grid = np.linspace(0.0, 1.0, n_steps + 1)
     area = float(np.trapezoid(np.interp(grid, curve.frontier_ratio, curve.quality), grid))
@@ -106,7 +106,7 @@ def frontier_ratio_for(curve: QualityCurve, quality_ratio: float) -> float | Non
 
 
 def auroc(score: Sequence[float] | Floats, positive: Sequence[float] | Floats) -> float | None:
-    """Probability that a random positive scores above a random negative, ties counting half; 0..1, random = .5.
+    """Probability that a random positive scores above a random negative, ties counting half. 0..1, random = 0.5.
 
     positive: 0/1 labels. None when only one class is present. Source: Hanley and McNeil 1982 (Mann-Whitney U).
     """
@@ -122,7 +122,7 @@ def auroc(score: Sequence[float] | Floats, positive: Sequence[float] | Floats) -
 
 
 def brier(p: Sequence[float] | Floats, outcome: Sequence[float] | Floats) -> float:
-    """Mean squared distance of a probability from what happened; 0..1, lower is better. Source: Brier 1950."""
+    """Mean squared distance of a probability from what happened. 0..1, lower is better. Source: Brier 1950."""
     probability, happened = checked_columns(p, outcome)
     return float(np.mean((probability - happened) ** 2))
 
@@ -138,7 +138,7 @@ class ReliabilityBin(Record):
 def reliability(
     p: Sequence[float] | Floats, outcome: Sequence[float] | Floats, n_bins: int = 10
 ) -> tuple[ReliabilityBin, ...]:
-    """Mean probability against observed share in bins of equal width over 0..1; empty bins are left out.
+    """Mean probability against observed share in bins of equal width over 0..1. Empty bins are left out.
 
     Raises ValueError when a probability lies outside 0..1. Source: Guo et al. 2017.
     """
@@ -157,18 +157,18 @@ def reliability(
 
 
 def ece(p: Sequence[float] | Floats, outcome: Sequence[float] | Floats, n_bins: int = 10) -> float:
-    """Expected calibration error: mean gap of probability and observed share over the bins; 0..1, lower is better.
+    """Expected calibration error: mean gap of probability and observed share over the bins. 0..1, lower is better.
 
-    Source: Naeini et al. 2015; bins as `reliability`. On few rows a perfect score is above 0 by sampling noise alone.
+    Source: Naeini et al. 2015. Bins as in `reliability`. On few rows even perfect probabilities give more than 0.
     """
     bins = reliability(p, outcome, n_bins)
     return float(sum(b.n * abs(b.mean_p - b.observed_ratio) for b in bins) / sum(b.n for b in bins))
 
 
 def ece_floor(p: Sequence[float] | Floats, n_draws: int = 200, seed: int = 0, n_bins: int = 10) -> float:
-    """What `ece` shows on so many rows when every probability is right: its mean over outcomes drawn from p itself.
+    """The `ece` to expect on so many rows when every probability is right: its mean over outcomes drawn from p itself.
 
-    An ECE at its floor is no sign of a fault, one well above it is. Source: Broecker and Smith 2007, consistency
+    An ECE near this value is no sign of a fault. One well above it is. Source: Broecker and Smith 2007, consistency
     resampling, as in their reliability diagrams.
     """
     (probability,) = checked_columns(p)

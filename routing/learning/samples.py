@@ -1,4 +1,4 @@
-"""What the stack may learn from besides the books: redacted texts of sampled requests, and what readers said."""
+"""What the stack may learn from besides the ledger: redacted texts of sampled requests, and user feedback."""
 
 from enum import StrEnum
 from typing import Any, Literal
@@ -29,7 +29,7 @@ class Grader(StrEnum):
 class Sample(Record):
     """The redacted texts of one request. Outputs and grades are None where there are none.
 
-    messages: the conversation as it was asked, each {"role", "content"}; a completion is one user message.
+    messages: the conversation as it was asked, each {"role", "content"}. A completion is one user message.
     """
 
     request_id: str
@@ -61,10 +61,10 @@ class Sample(Record):
 
 
 class Feedback(Record):
-    """What a client said of one of its requests; a later word replaces an earlier one."""
+    """A client's feedback on one of its requests. A later one replaces an earlier one."""
 
     request_id: str
     at: str = Field(description="UTC, ISO 8601 with microseconds: when it was said")
     tenant: str
-    rating: Literal[-1, 1] | None = Field(None, description="1: good, -1: bad; None: only a correction")
-    correction: str | None = Field(None, description="redacted; what the answer should have been")
+    rating: Literal[-1, 1] | None = Field(None, description="1: good, -1: bad. None: only a correction")
+    correction: str | None = Field(None, description="redacted, what the answer should have been")

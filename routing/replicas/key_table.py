@@ -1,4 +1,4 @@
-"""A map of 64-bit keys to 64-bit values in 23 to 32 bytes an entry, for what a dict would need three times that.
+"""A map of 64-bit keys to 64-bit values in 23 to 32 bytes an entry. A dict would need three times that.
 
 Open addressing with linear probing. The keys must be hashes already: a key's home is its rank among all possible keys,
 so the table is nearly sorted and numpy rebuilds it in one pass.
@@ -38,7 +38,7 @@ class KeyTable:
         return (len(self._keys) + len(self._values)) * 8
 
     def get(self, key: int) -> int:
-        """The value of key; 0 when absent."""
+        """The value of key, 0 when absent."""
         keys = self._keys
         slot = (key >> 32) * self._slots >> 32
         while (found := keys[slot]) != key:
@@ -50,8 +50,8 @@ class KeyTable:
     def narrow(self, keys: Iterable[int], bits: int) -> list[tuple[int, int]]:
         """Intersect bits with the value of one key after the other: [(bits that dropped out, keys passed before), ...].
 
-        The last pair holds the bits that every key has, if any; the pairs' bits are disjoint and make up `bits`. One
-        loop for what `get` would do at twice the price: this is the hot path of a routing decision.
+        The last pair holds the bits that every key has, if any. The pairs' bits are disjoint and make up `bits`. This
+        is the hot path of a routing decision. One loop here takes half the time of calls of `get`.
         """
         table, values, slots = self._keys, self._values, self._slots
         dropped: list[tuple[int, int]] = []
@@ -60,7 +60,7 @@ class KeyTable:
             slot = (key >> 32) * slots >> 32
             while (found := table[slot]) != key and found:
                 slot += 1
-            # An empty slot's value is 0, which is what absent means.
+            # An empty slot's value is 0, which means absent.
             kept = bits & values[slot]
             if kept != bits:
                 dropped.append((bits ^ kept, depth))
@@ -72,7 +72,7 @@ class KeyTable:
         return dropped
 
     def put(self, key: int, value: int) -> int:
-        """Set key to value (both > 0); returns the value it had, 0 when it is new."""
+        """Set key to value (both > 0). Returns the value it had, 0 when it is new."""
         keys = self._keys
         slot = (key >> 32) * self._slots >> 32
         while found := keys[slot]:
@@ -90,7 +90,7 @@ class KeyTable:
         return 0
 
     def pop(self, key: int) -> int:
-        """Remove key; returns the value it had, 0 when it was absent."""
+        """Remove key. Returns the value it had, 0 when it was absent."""
         keys, values, slots = self._keys, self._values, self._slots
         hole = (key >> 32) * slots >> 32
         while (found := keys[hole]) != key:
@@ -116,7 +116,7 @@ class KeyTable:
         return keys[used], np.frombuffer(self._values, dtype=np.uint64)[used]
 
     def replace(self, keys: NDArray[np.uint64], values: NDArray[np.uint64]) -> None:
-        """Hold exactly these entries; keys are distinct and > 0, values > 0, both shape (n,)."""
+        """Hold exactly these entries. Keys are distinct and > 0, values > 0, both of shape (n,)."""
         self._rebuild(keys, values, max(MIN_SLOTS, int(len(keys) / MAX_LOAD * GROWTH)))
 
     def clear(self) -> None:

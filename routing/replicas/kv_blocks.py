@@ -1,8 +1,9 @@
 """Which replica holds which prefix: chained block keys and a bounded index from block to replicas.
 
-A key says "this block after exactly that prefix", so the longest run of known keys is the longest cached prefix. The
-index is fed either by what engines report (`ExactBlocks`) or, where they report nothing, by what was sent to them
-(`MirrorBlocks`). It is a hint about where to compute, never a source of content: a wrong entry costs time, not privacy.
+A key means "this block after exactly that prefix", so the longest run of known keys is the longest cached prefix. The
+index is filled from the reports of engines (`ExactBlocks`). For engines that report nothing it is filled from what was
+sent to them (`MirrorBlocks`). It is a hint about where to compute, never a source of content: a wrong entry costs time,
+not privacy.
 """
 
 from array import array
@@ -13,7 +14,7 @@ import xxhash
 
 from routing.replicas.key_table import KeyTable
 
-# One bit of a 64-bit value each; a tier with more replicas needs one index per group of 64.
+# One bit of a 64-bit value each. A tier with more replicas needs one index per group of 64.
 MAX_REPLICAS = 64
 BYTES_PER_TOKEN = 4
 
@@ -37,7 +38,7 @@ def block_keys(token_ids: Sequence[int], block_size_tokens: int, parent: int) ->
     """
     raw = array("I", token_ids).tobytes()
     digest, step, key = xxhash.xxh3_64_intdigest, block_size_tokens * BYTES_PER_TOKEN, parent
-    # 0 marks an empty slot in the tables; 1 stands in for it.
+    # 0 marks an empty slot in the tables, so 1 replaces it.
     return [key := digest(raw[at : at + step], key) or 1 for at in range(0, len(raw) - step + 1, step)]
 
 
@@ -62,17 +63,17 @@ class BlockIndex:
         return list(self._bits)
 
     def add_replica(self, replica_id: str) -> None:
-        """Make room for a replica; knowing it already is fine. Raises ValueError beyond MAX_REPLICAS."""
+        """Make room for a replica. A known one changes nothing. Raises ValueError beyond MAX_REPLICAS."""
         if replica_id in self._bits:
             return
         taken = sum(self._bits.values())
         bit = ~taken & (taken + 1)
         if bit >> MAX_REPLICAS:
-            raise ValueError(f"an index holds {MAX_REPLICAS} replicas; {replica_id!r} would be one more")
+            raise ValueError(f"an index holds {MAX_REPLICAS} replicas. {replica_id!r} would be one more")
         self._bits[replica_id] = bit
 
     def remove_replica(self, replica_id: str) -> None:
-        """Forget a replica that is gone, with all its blocks; unknown ids are fine."""
+        """Forget a replica that is gone, with all its blocks. Unknown ids are ignored."""
         if replica_id in self._bits:
             self.clear(replica_id)
             del self._bits[replica_id]
@@ -87,7 +88,7 @@ class BlockIndex:
                 holders.put(key, before | bit)
 
     def discard(self, replica_id: str, keys: Iterable[int]) -> None:
-        """The replica holds these blocks no longer; blocks it never held are fine."""
+        """The replica no longer holds these blocks. Blocks it never held are ignored."""
         holders, bit = self._holders, self._bits[replica_id]
         for key in keys:
             rest = holders.pop(key) & ~bit
@@ -112,14 +113,14 @@ class BlockIndex:
 
 
 class ExactBlocks:
-    """What one replica's engine reports to hold: applies its KV events to the index, in the engine's own hashes.
+    """The blocks that one replica's engine reports: applies its KV events to the index.
 
-    An engine names blocks by its own hash; own keys are computed from the token ids of its BlockStored events and
-    found again by an engine-hash -> own-key map. Events are idempotent: engines report a reused block again.
+    An engine names blocks by its own hash. Our keys are computed from the token ids of its BlockStored events. A map
+    from engine hash to our key finds them again. Events are idempotent: engines report a reused block again.
     """
 
     def __init__(self, index: BlockIndex, replica_id: str, capacity_blocks: int) -> None:
-        """capacity_blocks: the engine's KV blocks of this medium. Beyond them events were missed; see `stored`."""
+        """capacity_blocks: the engine's KV blocks of this medium. Beyond them events were missed: see `stored`."""
         index.add_replica(replica_id)
         self.replica_id = replica_id
         self.capacity_blocks = capacity_blocks
@@ -144,12 +145,13 @@ class ExactBlocks:
         block_size_tokens: int,
         root: int,
     ) -> int:
-        """Apply BlockStored; returns how many blocks are known by it, 0 when the chain's start was never seen.
+        """Apply BlockStored. Returns how many blocks are now known, 0 when the chain's start was never seen.
 
-        token_ids: of these blocks alone, shape (len(block_hashes) * block_size_tokens,). root: `root_key` of the
-        event's salt and LoRA, used when parent_hash is None. A block whose parent is unknown is counted in `orphans`
-        and left out: its prefix is not known, so it could not be matched. When the replica would hold more than it
-        can, removals were missed: everything it reported is purged and counted in `overflows`.
+        token_ids: of these blocks alone, shape (len(block_hashes) * block_size_tokens,).
+        root: `root_key` of the event's salt and LoRA, used when parent_hash is None.
+        A block whose parent is unknown is counted in `orphans` and left out, because an unknown prefix cannot match.
+        When the replica would hold more than it can, removals were missed. Then everything it reported is dropped, and
+        `overflows` counts that.
         """
         parent = root if parent_hash is None else self._own_keys.get(_engine_key(parent_hash))
         keys = block_keys(token_ids, block_size_tokens, parent)
@@ -169,13 +171,13 @@ class ExactBlocks:
         return len(keys)
 
     def removed(self, block_hashes: Iterable[int | bytes]) -> None:
-        """Apply BlockRemoved; unknown blocks are fine."""
+        """Apply BlockRemoved. Unknown blocks are ignored."""
         pop = self._own_keys.pop
         keys = [key for block_hash in block_hashes if (key := pop(_engine_key(block_hash)))]
         self._index.discard(self.replica_id, keys)
 
     def cleared(self) -> None:
-        """Apply AllBlocksCleared; also what to call after a gap, a restart or any doubt."""
+        """Apply AllBlocksCleared. Call it also after a gap, a restart or any doubt."""
         self._own_keys.clear()
         self._index.clear(self.replica_id)
 
@@ -186,7 +188,7 @@ class ExactBlocks:
 
 
 class MirrorBlocks:
-    """What one replica should hold, judged by what was sent to it: an LRU of the replica's true capacity.
+    """The blocks that one replica should hold, estimated from what was sent to it: an LRU of its true capacity.
 
     Evicts as the engine does: least recently used prompt first, and within a prompt its last block first, because a
     block without its predecessors is worth nothing.
@@ -199,9 +201,9 @@ class MirrorBlocks:
         self.capacity_blocks = capacity_blocks
         self._index = index
         self._used_at = KeyTable()  # key -> its newest place in the queue, counted from 1 on
-        self._queue = array("Q")  # keys in order of use; a key used again leaves its old place behind, stale
+        self._queue = array("Q")  # keys in order of use. A key used again leaves a stale place behind
         self._first = 1  # the place of _queue[0]
-        self._head = 0  # offset of the oldest place not yet looked at
+        self._head = 0  # offset of the oldest place not yet checked
 
     def __len__(self) -> int:
         return len(self._used_at)
@@ -212,7 +214,7 @@ class MirrorBlocks:
         return self._used_at.nbytes + len(self._queue) * self._queue.itemsize
 
     def used(self, keys: Sequence[int]) -> None:
-        """A prompt of these blocks was sent there; evicts what no longer fits."""
+        """A prompt of these blocks was sent there. Evicts what no longer fits."""
         put, queue = self._used_at.put, self._queue
         place = self._first + len(queue)
         new = []

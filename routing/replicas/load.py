@@ -1,7 +1,7 @@
-"""What a router learns of its replicas while it runs: how fast they prefill, how long they are busy, who got how much.
+"""Estimates the load of replicas while the gateway runs: prefill speed, busy time, share of the traffic.
 
-Estimators without a clock: every observation brings its time, in seconds of one monotonic clock. A router keeps one
-`ReplicaLoad` per replica and feeds it its own bookings and, as they arrive, those of the other ingress processes.
+The estimators have no clock. Every observation brings its time, in seconds of one monotonic clock. A gateway keeps one
+`ReplicaLoad` per replica. It records its own bookings there and, as they arrive, those of other gateway processes.
 """
 
 import math
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from routing.replicas.rank import ReplicaState
 
 # How long a replica's share of the traffic and its utilization are remembered. On the conversation trace a cached block
-# lives about 115 s (4M tokens at 35k new tokens/s); a memory of that length balances what is cached, not only what
+# lives about 115 s (4M tokens at 35k new tokens/s). A memory of that length balances what is cached, not only what
 # runs. 30 s costs 0.4 points of the pooled hits at 8 replicas (benchmarks/LOG.md, 2026-11-21).
 LOAD_HALF_LIFE_S = 120.0
 # Prefill speed moves with the batch, not with the minute: about the last 200 requests count.
 RATE_HALF_LIFE_REQUESTS = 140
-# A replica's own slowdown is believed after some dozens of requests: replicas that share cores differ by chance, and
-# each time prefixes would move after it. Shorter ones cost hits in every closed loop simulated (benchmarks/LOG.md).
+# A replica's own slowdown is believed after some dozens of requests. Replicas that share cores differ by chance, and
+# prefixes would move each time. Shorter half-lives cost hits in every closed loop simulated (benchmarks/LOG.md).
 SLOWDOWN_HALF_LIFE_REQUESTS = 70
 SLOWDOWN_PRIOR_REQUESTS = 20.0
 # No single request counts as slower or faster than this: an engine's first prompts take seconds.
@@ -30,7 +30,7 @@ MIN_EVIDENCE_S = 0.001
 UNSEEN_HALF_LIFE_DECISIONS = 35.0
 ARRIVALS_HALF_LIFE_REQUESTS = 140.0
 AT_ONCE_RATIO = 0.1
-# A booking of another process that takes longer than this to arrive is a fault of the transport, not a blind spot.
+# A booking of another process that takes longer than this to arrive is a fault of the transport, not normal delay.
 BLIND_WINDOW_S = 1.0
 
 
@@ -45,7 +45,7 @@ class DecayingSum:
         self._at = -math.inf
 
     def add(self, amount: float, now: float) -> None:
-        """Count amount; a time before the last one seen counts as that one."""
+        """Count amount. A time before the last one seen counts as that one."""
         self._sum = self.value(now) + amount
         self._at = max(self._at, now)
 
@@ -70,11 +70,11 @@ class PrefillRate:
     def __init__(self, prior_tokens_per_s: float = PRIOR_PREFILL_TOKENS_PER_S) -> None:
         self.measured = False
         self._n = self._x = self._y = self._xx = self._xy = 0.0
-        self._prior_tokens = prior_tokens_per_s * PRIOR_S  # one imagined request; each real one halves its weight
+        self._prior_tokens = prior_tokens_per_s * PRIOR_S  # one imagined request. Each real one halves its weight
         self._prior_weight = 1.0
 
     def observe(self, tokens: int, seconds: float) -> None:
-        """One prefill of `tokens` uncached tokens took `seconds`; useless pairs (<= 0) are ignored."""
+        """One prefill of `tokens` uncached tokens took `seconds`. Useless pairs (<= 0) are ignored."""
         if tokens <= 0 or seconds <= 0:
             return
         self.measured = True
@@ -108,10 +108,10 @@ class PrefillRate:
 class ReplicaSpeed:
     """One replica's prefill speed: its tier's, divided by how much longer this replica takes for the same work.
 
-    The replicas of a tier are alike, so what a token and a request cost is learned from all of them. Measured alone, a
-    replica that is sent cached prompts looks slow, for what they take is overhead, and one that is sent new prompts
-    looks fast: the tier would spread every prefix for it. The slowdown is a geometric mean, because a ratio of sums is
-    what the slowest few requests make it.
+    The replicas of a tier are alike, so the cost of a token and of a request is learned from all of them. Measured
+    alone, a replica that gets cached prompts would seem slow, because they take little but overhead. One that gets new
+    prompts would seem fast, and the tier would spread every prefix because of it. The slowdown is a geometric mean,
+    because the slowest few requests dominate a ratio of sums.
     """
 
     __slots__ = ("_log_ratios", "_requests", "tier")
@@ -136,7 +136,7 @@ class ReplicaSpeed:
 
     @property
     def slowdown(self) -> float:
-        """Seconds taken ÷ seconds expected of any replica of the tier, > 0; 1 for a new one."""
+        """Seconds taken ÷ seconds expected of any replica of the tier, > 0. 1 for a new one."""
         return math.exp(self._log_ratios / (self._requests + SLOWDOWN_PRIOR_REQUESTS))
 
     @property
@@ -182,7 +182,7 @@ class ReplicaLoad:
         return len(self._waiting) + len(self._running)
 
     def book(self, request_id: str, input_tokens: int, uncached_tokens: int, now: float) -> float:
-        """A request goes there. Returns its expected seconds of prefill; 0 when it is booked already (idempotent)."""
+        """A request goes there. Returns its expected seconds of prefill. 0 when it is booked already (idempotent)."""
         if request_id in self._waiting or request_id in self._running:
             return 0.0
         if self._since is None:
@@ -196,7 +196,7 @@ class ReplicaLoad:
         return work_s
 
     def prefilled(self, request_id: str, now: float) -> None:
-        """Its first token came; unknown or repeated ids are fine."""
+        """Its first token came. Unknown or repeated ids are ignored."""
         booking = self._waiting.pop(request_id, None)
         if booking is None:
             return
@@ -209,7 +209,7 @@ class ReplicaLoad:
         self._ready_at = now + self._waiting_tokens / self.speed.tokens_per_s
 
     def release(self, request_id: str, now: float) -> None:
-        """It completed, was cancelled, or died with its replica; unknown or repeated ids are fine."""
+        """It completed, was cancelled, or died with its replica. Unknown or repeated ids are ignored."""
         self._running.discard(request_id)
         booking = self._waiting.pop(request_id, None)
         if booking is not None:
@@ -256,10 +256,10 @@ class ReplicaLoad:
 
 
 class UnseenWork:
-    """How much work other ingress processes have typically booked that this one cannot know of yet.
+    """How much work other gateway processes have typically booked that this one cannot know of yet.
 
-    Measured after the fact: a booking that arrives from elsewhere with a time of decision before one of ours was
-    invisible to it. Mean over decisions, half-life UNSEEN_HALF_LIFE_DECISIONS.
+    It is measured afterwards. When a booking arrives from elsewhere and was decided before one of ours, our decision
+    could not see it. Mean over decisions, half-life UNSEEN_HALF_LIFE_DECISIONS.
     """
 
     _weight = 1 - 0.5 ** (1 / UNSEEN_HALF_LIFE_DECISIONS)
@@ -275,7 +275,7 @@ class UnseenWork:
         self._open.append([now, 0.0])
 
     def booked_elsewhere(self, decided_at: float, work_s: float) -> None:
-        """A booking of another process has just arrived; it was decided there at decided_at."""
+        """A booking of another process has just arrived. It was decided there at decided_at."""
         for decision in reversed(self._open):
             if decision[0] < decided_at:
                 break

@@ -13,7 +13,7 @@ FORGOTTEN_REQUESTS = 1e-6
 
 
 class NoReplicaAvailable(Exception):
-    """No healthy replica to choose from; the caller falls back or fails the request."""
+    """No healthy replica to choose from. The caller falls back or fails the request."""
 
 
 class ReplicaConfig(Record):
@@ -27,7 +27,7 @@ class ReplicaConfig(Record):
     )
     max_copy_price: float = Field(16.0, ge=0)
     balance: float = Field(
-        1.5, ge=0, description="price of an uneven share; at >= 1 a prefix everyone shares spreads to every replica"
+        1.5, ge=0, description="price of an uneven share. At >= 1 a prefix everyone shares spreads to every replica"
     )
     crowd_price: float = Field(
         1.5,
@@ -48,11 +48,11 @@ class ReplicaConfig(Record):
 
 
 class Prompt(NamedTuple):
-    """What the choice needs to know of a request.
+    """What the choice needs to know about a request.
 
-    session_replica_id: where the session's last request went; breaks ties, never more.
-    seed: any number that differs between requests; decides last ties and, with several ingress processes, who avoids
-        whom. The same seed gives the same ranking.
+    session_replica_id: where the session's last request went. It only breaks ties.
+    seed: any number that differs between requests. It decides last ties. With several gateway processes it also decides
+        which of them avoids which replica. The same seed gives the same ranking.
     """
 
     input_tokens: int
@@ -63,13 +63,13 @@ class Prompt(NamedTuple):
 class ReplicaState(NamedTuple):
     """One replica as seen for one prompt. `load.py` measures it, `kv_blocks.py` matches the prefix.
 
-    wait_s: seconds until a prefill sent now would start; None (unknown): the mean of the known ones.
+    wait_s: seconds until a prefill sent now would start. None (unknown): the mean of the known ones.
     prefill_tokens_per_s: None (not measured yet): the mean of the others, or the config's figure.
     host_load_tokens_per_s: None: the config's figure.
     cached_tokens: prefix of this prompt that lies in the replica's GPU cache.
     host_tokens: what follows it in the replica's host memory, to be loaded instead of computed.
     utilization: share of recent time spent in prefill, 0..1.
-    recent_tokens, recent_requests: prompts routed there lately (decaying sums), all ingress processes together.
+    recent_tokens, recent_requests: prompts routed there lately (decaying sums), all gateway processes together.
     resident_blocks: KV blocks in its cache.
     """
 
@@ -87,7 +87,7 @@ class ReplicaState(NamedTuple):
 
 
 class RankedReplica(NamedTuple):
-    """A candidate with its cost in seconds and the parts it is the sum of; lowest first.
+    """A candidate with its cost in seconds and the parts that add up to it. The lowest is first.
 
     wait_s: the queue, as the choice saw it. prefill_s: computing what is not cached. load_s: fetching from host memory.
     copy_s: price of the copy that computing leaves in the cache. balance_s: price of an uneven share, < 0 for replicas
@@ -114,18 +114,21 @@ def rank_replicas(
     unseen_work_s: float = 0.0,
     followed_ratio: float = 0.0,
 ) -> list[RankedReplica]:
-    """Order the healthy replicas from best to worst for one prompt; the order of `replicas` does not matter.
+    """Order the healthy replicas from best to worst for one prompt. The order of `replicas` does not matter.
 
-    cost = wait + prefill + load + copy + balance + crowd, see RankedReplica. copy = price * prefill, where the price
-    grows with the replica's utilization u as u/(1-u), the number of followers that a second of work delays in a busy
-    queue: on an idle tier a copy is cheap, near saturation every lost hit is felt by everyone. balance grows with the
-    square of the deviation from an even share, so that noise is free and a hot spot is not: a replica that gets
-    everything pays more than the copy of a mean prompt costs on one that gets nothing. crowd keeps a short queue open
-    in a burst: the shortest queue that this choice leaves is what the next request will wait.
+    cost = wait + prefill + load + copy + balance + crowd, see RankedReplica.
+
+    copy = price * prefill. The price grows with the replica's utilization u as u/(1-u), the number of followers that a
+    second of work delays in a busy queue. On an idle tier a copy is cheap. Near saturation every lost hit delays
+    everyone. balance grows with the square of the deviation from an even share, so that noise is free and a hot spot is
+    not. A replica that gets everything pays more than the copy of a mean prompt costs on one that gets nothing.
+    crowd keeps a short queue open in a burst: the next request will wait as long as the shortest
+    queue that this choice leaves.
+
     followed_ratio: share of requests that another one follows at once (routing/replicas/load.py `Arrivals`), 0..1.
-    unseen_work_s: work that other ingress processes have booked unseen (routing/replicas/load.py `UnseenWork`). It is
-    poured over the shortest queues, each time split differently, so that processes that see the same idle replica do
-    not all choose it.
+    unseen_work_s: work that other gateway processes have booked unseen (routing/replicas/load.py `UnseenWork`). It is
+    added to the shortest queues, each time split differently. So processes that see the same idle replica do not all
+    choose it.
     Ties: the session's replica, then the fewest cached blocks, then by seed.
     Raises NoReplicaAvailable when none is healthy.
     """
@@ -189,10 +192,10 @@ def _copy_price(utilization: float, config: ReplicaConfig) -> float:
 def _uneven_shares(
     prompt: Prompt, candidates: Sequence[ReplicaState], rates: Sequence[float], config: ReplicaConfig
 ) -> tuple[list[float], float]:
-    """(by how much of an even share each replica got too much, -1 at least; seconds of prefill of the mean prompt).
+    """(each replica's excess as a share of an even share, -1 at least, and the mean prompt's seconds of prefill).
 
-    Shares are prompts in seconds of prefill at the replica's own rate, cached or not: a faster replica may take more,
-    and one that is sent every request is too hot even while each of them hits its cache.
+    Shares are prompts in seconds of prefill at the replica's own rate, cached or not. So a faster replica may take
+    more. One that gets every request is a hot spot even while each of them hits its cache.
     """
     shares_s = [replica.recent_tokens / rate for replica, rate in zip(candidates, rates, strict=True)]
     requests = sum(replica.recent_requests for replica in candidates)
@@ -207,14 +210,15 @@ def _uneven_shares(
 
 
 def _waits(candidates: Sequence[ReplicaState], draws: Sequence[float], unseen_work_s: float) -> list[float]:
-    """Each queue in seconds, unknown ones filled in, with the unseen work poured over the shortest."""
+    """Each queue in seconds, unknown ones filled in, with the unseen work added to the shortest."""
     known = [replica.wait_s for replica in candidates if replica.wait_s is not None]
     assumed_s = sum(known) / len(known) if known else 0.0
     waits = [assumed_s if replica.wait_s is None else replica.wait_s for replica in candidates]
     if unseen_work_s <= 0:
         return waits
     level_s = _water_level(waits, unseen_work_s)
-    # On average a queue below the level is filled up to it; the draw decides who is thought to have got how much.
+    # Other gateway processes have sent work that we have not heard of. Assume it went to the shortest queues, and split
+    # it by the random draw. On average a queue below the level is filled up to it.
     return [wait_s + 2 * draw * max(0.0, level_s - wait_s) for wait_s, draw in zip(waits, draws, strict=True)]
 
 
@@ -231,5 +235,5 @@ def _water_level(waits: Sequence[float], work_s: float) -> float:
 
 
 def _draw(seed: int, replica_id: str) -> float:
-    """A number in 0..1 that looks random and depends on nothing but the request and the replica."""
+    """A pseudo-random number in 0..1 that depends on the request and the replica alone."""
     return xxhash.xxh3_64_intdigest(replica_id.encode(), seed & 0xFFFF_FFFF_FFFF_FFFF) / 2**64

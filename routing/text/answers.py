@@ -1,6 +1,6 @@
-"""What a text answers, in one comparable form, and whether further samples answer the same.
+"""Extracts the answer of a text in one comparable form, and counts how many further samples give the same answer.
 
-A short text is its own answer; of a long one the words are compared, because two good essays share most of theirs.
+A short text is its own answer. Of a long one the words are compared, because two good essays share most of their words.
 """
 
 import json
@@ -14,12 +14,12 @@ from routing.text.request_body import edges, words
 from routing.text.structure import normal_answer
 
 SHORT_CHARS: Final = 80
-SAME_WORDS_RATIO: Final = 0.7  # F1 of the word counts of two long texts that are taken to say the same
+SAME_WORDS_RATIO: Final = 0.7  # two long texts say the same from this F1 of their word counts on
 _FENCE: Final = re.compile(r"```\w*\n(.*?)(?:```|$)", re.DOTALL)
 
 
 def answer_of(text: str) -> str | None:
-    """The answer that a text is: canonical JSON, code without its fence, or the text itself when short; None: prose."""
+    """The answer in a text: canonical JSON, code without its fence, or the text itself when short. None: prose."""
     found = _FENCE.search(text)
     body = (found[1] if found else text).strip()
     if body[:1] in ("{", "["):
@@ -33,7 +33,7 @@ def answer_of(text: str) -> str | None:
 
 
 def same_answer(text: str, other: str) -> bool:
-    """Whether two texts answer alike; an empty one is like nothing."""
+    """Whether two texts give the same answer. An empty one agrees with nothing."""
     own, theirs = answer_of(text), answer_of(other)
     if own is not None or theirs is not None:
         return normal_answer(own) is not None and normal_answer(own) == normal_answer(theirs)
@@ -51,9 +51,9 @@ def agreement_of(draft: str, samples: Sequence[str]) -> Agreement:
 
 
 def answers_like(answer: str | None, agreement: Agreement) -> tuple[str | None, ...]:
-    """Stand-ins for the samples' answers: what agreement features see of them is the same.
+    """Placeholders for the samples' answers that give the same agreement features.
 
-    The ledger keeps counts, never texts; training and serving both read them through this.
+    The ledger keeps counts, never texts. Training and serving both read the counts through this.
     """
     lone = agreement.n_samples - agreement.n_agree - agreement.n_rival
     own = answer if normal_answer(answer) is not None else "(prose)"

@@ -1,4 +1,4 @@
-"""Does a draft calculate rightly? Every equation between plain numbers is worked out again; nothing is executed."""
+"""Checks a draft's calculations: computes every equation between plain numbers again, without executing anything."""
 
 import ast
 import math
@@ -46,7 +46,7 @@ def _plain(expression: str) -> str:
 
 
 def _checks(text: str) -> Iterator[bool]:
-    """Whether each equation holds; those that cannot be read as arithmetic are left out."""
+    """Whether each equation holds. Those that cannot be read as arithmetic are left out."""
     for count, found in enumerate(_EQUATION.finditer(text)):
         if count == _MAX_EQUATIONS:
             return
@@ -55,7 +55,7 @@ def _checks(text: str) -> Iterator[bool]:
             right = _value(ast.parse(_plain(found[2]).strip(), mode="eval").body)
         except (SyntaxError, ValueError, ZeroDivisionError, OverflowError):
             continue
-        # "20% * 50 = 1000" and "= 10" are both written; a percent sign on one side is no error of arithmetic.
+        # "20% * 50 = 1000" and "= 10" are both common, so a percent sign on one side is no error.
         scales = (1.0, 100.0, 0.01) if "%" in found[0] else (1.0,)
         yield any(math.isclose(left, right * s, rel_tol=1e-3, abs_tol=_ROUNDING) for s in scales)
 

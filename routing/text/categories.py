@@ -6,7 +6,7 @@ from typing import Final
 
 from routing.text.request_body import words
 
-# Built-in categories; PolicyConfig.categories may add more, which clients then name in `metadata.category`.
+# Built-in categories. PolicyConfig.categories may add more, which clients then name in `metadata.category`.
 CATEGORIES: Final = frozenset(
     {
         "tools",
@@ -26,10 +26,11 @@ CATEGORIES: Final = frozenset(
 
 @dataclass(frozen=True)
 class Rule:
-    """One way to recognise a category. A text matches when it has
+    """One way to recognise a category.
 
-    one of `words` (lower case), or one of the substrings `marks`, or - looked for only when one of the words `openers`
-    is there, because a word lookup costs nothing - a match of the regular expression `phrase` in the lower-case text.
+    A text matches when it has one of `words` (lower case), one of the substrings `marks`, or a match of the regular
+    expression `phrase` in its lower-case text. `phrase` is tried only when one of the words `openers` is there, because
+    a word lookup costs almost nothing.
     """
 
     category: str

@@ -34,7 +34,7 @@ class Script(StrEnum):
     HAN = "han"  # Chinese: Han without kana
 
 
-# Unicode blocks that hold letters, in order; a character in no range is not a letter.
+# Unicode blocks that hold letters, in order. A character in no range is not a letter.
 RANGES: tuple[tuple[int, int, Script], ...] = (
     (0x41, 0x5A, Script.LATIN),
     (0x61, 0x7A, Script.LATIN),
@@ -121,14 +121,14 @@ SHARED_BY = {
     for script, languages in COMMON_WORDS.items()
 }
 MIN_COMMON_WORDS = 3  # different ones before a language counts as clear
-MIN_COMMON_SHARE = 0.1  # of all different words; formulas and lists of names have next to none
+MIN_COMMON_SHARE = 0.1  # of all different words. Formulas and lists of names have next to none
 CLEAR_FACTOR = 2  # times as many hits as the runner-up
 PERSIAN_LETTERS = frozenset("پچژگ")
 URDU_LETTERS = frozenset("ٹڈڑںے")
 
 
 def script_weights(text: str) -> Counter[Script]:
-    """Letters by script, a dense character counting three times; kana claim the Han characters around them."""
+    """Letters by script, a dense character counting three times. Han beside kana counts as kana."""
     weights: Counter[Script] = Counter()
     for char, count in Counter(text).items():
         code = ord(char)
@@ -151,7 +151,7 @@ def clear_script(text: str) -> Script | None:
 
 
 def common_word_hits(text: str, script: Script) -> dict[str, float]:
-    """Different common words in a text, by language of a script; a word that n languages share counts 1/n for each."""
+    """Different common words in a text, by language of a script. A word that n languages share counts 1/n for each."""
     found = set(words(text.lower()))
     shared_by = SHARED_BY.get(script, Counter())
     return {
@@ -200,8 +200,8 @@ FOREIGN_WORDS = 3  # different common words of the other language do so where th
 def switched_language(body: Mapping[str, Any], answer: str) -> bool:
     """Whether an answer is in a script or language that its request never used, without having been asked to.
 
-    Only clear cases: both must be clear, the request must name no language, must hold next to nothing in the answer's
-    script and neither begin nor end in it, and no earlier answer of the conversation may have been in it.
+    Only clear cases count. Both scripts must be clear. The request must name no language, hold next to nothing in the
+    answer's script, and neither begin nor end in it. No earlier answer of the conversation may have been in it.
     """
     api = Api.CHAT if "messages" in body else Api.COMPLETIONS
     request = edges(last_user_text(body, api))

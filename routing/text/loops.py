@@ -1,17 +1,17 @@
 """Notice that a text has stopped saying anything new, while it is written.
 
-Three signs, each read from a bounded window: one character that goes on and on, a tail that repeats itself exactly, a
-window of words that says nothing new. Tables, lists of alike objects, refrains and counting repeat too, but something
-in every row of them is new.
+There are three signs, each in a bounded window: one character repeated very often, a tail that repeats itself exactly,
+or a window of words that says nothing new. Tables, lists of alike objects, refrains and counting repeat too. But
+something in every row of them is new.
 """
 
 import re
 from collections import deque
 from typing import Final
 
-SAME_CHARS: Final = 256  # of one character, or of any white space; ruled lines and padding are half as long at most
-MAX_PERIOD: Final = 512  # units; longer repetitions are not looked for
-ONE_WORD_FACTOR: Final = 3  # a period with one word ("False, False, ") fills an 8x8 board before it counts as a loop
+SAME_CHARS: Final = 256  # of one character, or of any white space. Ruled lines and padding are half as long at most
+MAX_PERIOD: Final = 512  # units. Longer repetitions are not searched for
+ONE_WORD_FACTOR: Final = 3  # a period with one word ("False, False, ") fills an 8x8 grid before it counts as a loop
 NO_WORD_FACTOR: Final = 8  # one without words ("0, 0, ") a 12x12 matrix
 WINDOW_GRAMS: Final = 512
 GRAM_WORDS: Final = 4
@@ -24,7 +24,7 @@ _SAME = re.compile(rf"(.)\1{{{SAME_CHARS - 1}}}|\s{{{SAME_CHARS}}}", re.DOTALL)
 
 
 class LoopWatch:
-    """Fed with a text piece by piece; how it is cut into pieces never changes what is found at the end.
+    """Reads a text piece by piece. How it is cut into pieces never changes the result at the end.
 
     min_units: no repetition is a loop before this many units. max_repeat_ratio: share of 4-grams in the window that
     stood there before. Amortised constant time per character, memory bounded by the windows.
@@ -44,13 +44,13 @@ class LoopWatch:
         self._gram_counts: dict[tuple[str, ...], int] = {}
 
     def feed(self, text: str) -> bool:
-        """Take the next piece; whether a loop has been seen so far."""
+        """Take the next piece. Returns whether a loop has been seen so far."""
         if not self.looped and text:
             self.looped = self._same(text) or self._split(text)
         return self.looped
 
     def end(self) -> bool:
-        """The text is complete, and so is its last unit; whether a loop was seen."""
+        """The text is complete, and so is its last unit. Returns whether a loop was seen."""
         if not self.looped and self._partial:
             self.looped = self._unit(self._partial)
             self._partial = ""
@@ -128,7 +128,7 @@ class LoopWatch:
 
 
 def looped(text: str, min_units: int, max_repeat_ratio: float) -> bool:
-    """Whether a complete text holds a loop; see LoopWatch."""
+    """Whether a complete text holds a loop (see LoopWatch)."""
     watch = LoopWatch(min_units, max_repeat_ratio)
     watch.feed(text)
     return watch.end()

@@ -1,4 +1,4 @@
-"""Which words and letter groups does a text hold? Hashed counts in pure numpy: no vocabulary, bounded time."""
+"""Counts the words and letter groups of a text, hashed, in pure numpy: no vocabulary, bounded time."""
 
 import re
 from collections.abc import Iterable
@@ -12,8 +12,8 @@ BUCKET_BITS: Final = 17  # 131,072 buckets a family: 512 KiB of float32 weights,
 N_BUCKETS: Final = 1 << BUCKET_BITS
 END_CHARS: Final = 2048  # read of either end: about 1,000 tokens in all, so that a long prompt takes 2 ms, not 5
 LETTER_SIZES: Final = (3, 5)  # from, to
-KEPT_TEXTS: Final = 64  # whose counts are remembered: router and every look of the gate read the same prompt and draft
-FEW: Final = 8192  # hashes; up to here sorting them is faster than counting into all buckets
+KEPT_TEXTS: Final = 64  # whose counts are cached: router and every step of the gate read the same prompt and draft
+FEW: Final = 8192  # hashes. Up to here sorting them is faster than counting into all buckets
 
 _BASE: Final = 0x100000001B3  # FNV's prime: odd, so it has an inverse modulo 2**64
 _MAX_BYTES: Final = 1 << 15  # 4,099 characters of at most 4 bytes, or a few more where lower() lengthens one
@@ -43,7 +43,7 @@ def _bytes(text: str) -> NDArray[np.uint64]:
 
 
 def _words(text: NDArray[np.uint64]) -> Iterable[Buckets]:
-    """Buckets of single words and of neighbouring pairs; a word has two bytes or more."""
+    """Buckets of single words and of neighbouring pairs. A word has two bytes or more."""
     inside = np.concatenate([[False], _IN_WORD[text], [False]]).astype(np.int8)
     steps = np.diff(inside)
     starts, ends = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)

@@ -1,7 +1,7 @@
-"""Take secrets and personal data out of a text before it is kept: pattern by pattern, each replaced by its name.
+"""Takes secrets and personal data out of a text before it is kept: each match is replaced by its pattern's name.
 
-What is replaced can be checked (checksums, prefixes of issuers); names and addresses in prose cannot, so a text that
-was redacted is still its tenant's, is kept only where they agreed, and expires.
+Patterns cover what can be checked (checksums, prefixes of issuers). Names and addresses in prose cannot be checked. So
+a redacted text still belongs to its tenant, is kept only with the tenant's consent, and expires.
 """
 
 import re
@@ -64,7 +64,7 @@ _RULES: Final[tuple[tuple[str, re.Pattern[str], Callable[[str], bool]], ...]] = 
     ("CARD", re.compile(r"(?<![\d.])\d(?:[ -]?\d){12,18}(?![\d.])"), _is_card),
     ("SSN", re.compile(r"(?<![\d-])(?!000|666|9\d\d)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\d-])"), _always),
     (
-        "PHONE",  # international, or the grouped North American form; bare digit runs are numbers, not phones
+        "PHONE",  # international, or the grouped North American form. Bare digit runs are numbers, not phones
         re.compile(r"(?<![\w+])\+\d{1,3}(?:[ .()-]{0,2}\d){7,12}(?!\d)|(?<!\d)\(\d{3}\) ?\d{3}-\d{4}(?!\d)"),
         _always,
     ),
@@ -88,6 +88,6 @@ def redact(text: str) -> str:
 
 
 def findings(text: str) -> tuple[str, ...]:
-    """The kinds of secrets in a text, each once; empty for a redacted one. What the check of every export asks."""
+    """The kinds of secrets in a text, each once. Empty for a redacted one. Every export is checked with it."""
     padded = f" {text}"
     return tuple(name for name, pattern, holds in _RULES if any(holds(match[0]) for match in pattern.finditer(padded)))

@@ -1,4 +1,4 @@
-"""Recognise a draft that refuses: its opening says so. A quotation, a letter of refusal or an aside is none."""
+"""Recognises a draft that refuses, by its opening. A quotation, a letter of refusal or an aside is no refusal."""
 
 import re
 from typing import Final
@@ -59,7 +59,7 @@ def opening(text: str) -> str:
 
 
 def refuses_everything(text: str) -> bool:
-    """Whether a text opens by refusing the request as a whole; never changes back as the text grows."""
+    """Whether a text opens by refusing the request as a whole. Once true, it stays true as the text grows."""
     return _WHOLE_RE.match(opening(text)) is not None
 
 

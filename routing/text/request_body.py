@@ -1,4 +1,4 @@
-"""Reach the texts of a request. Never raises on odd shapes: logged bodies are read years later."""
+"""Reads the texts of a request. Never raises on odd shapes, because logged bodies are read years later."""
 
 import re
 import unicodedata
@@ -15,7 +15,7 @@ _WORD = re.compile(r"[^\s\d.,;:!?¿¡\"'`’«»„“”()\[\]{}<>*_/\\|=+।�
 
 
 def last_user_text(body: Mapping[str, Any], api: Api) -> str:
-    """The last user message of a chat, or the (first) prompt of a completion; "" when there is none."""
+    """The last user message of a chat, or the (first) prompt of a completion. "" when there is none."""
     if api is Api.COMPLETIONS:
         prompt = body.get("prompt")
         if isinstance(prompt, list):
@@ -25,7 +25,7 @@ def last_user_text(body: Mapping[str, Any], api: Api) -> str:
 
 
 def conversation_text(body: Mapping[str, Any], api: Api) -> str:
-    """All that was said as one text: a lone message as it is, else a role a paragraph."""
+    """The whole conversation as one text: a single message as it is, else one paragraph with its role for each."""
     messages = messages_of(body)
     return last_user_text(body, api) if api is Api.COMPLETIONS or not messages else joined(messages)
 
@@ -33,8 +33,8 @@ def conversation_text(body: Mapping[str, Any], api: Api) -> str:
 def asked_text(body: Mapping[str, Any], api: Api) -> str:
     """What learned heads read: the conversation without its system prompt, which all requests of a product share.
 
-    Heads trained without one took it for evidence: under 80 words of it they would have kept 130 of 140 questions on
-    tier 1 instead of 40. The category rules read it.
+    Heads trained without a system prompt took it for evidence. With 80 words of it they would have kept 130 of 140
+    questions on tier 1 instead of 40. The category rules do read it.
     """
     messages = messages_of(body)
     asked = [m for m in messages if m.get("role") not in SYSTEM_ROLES] or messages
@@ -42,21 +42,21 @@ def asked_text(body: Mapping[str, Any], api: Api) -> str:
 
 
 def joined(messages: Sequence[Mapping[str, Any]]) -> str:
-    """One message as it is, several with a role a paragraph."""
+    """One message as it is, several as paragraphs that begin with the role."""
     if len(messages) == 1:
         return content_text(messages[0].get("content"))
     return "\n\n".join(f"{m.get('role')}: {content_text(m.get('content'))}" for m in messages)
 
 
 def texts_of(role: str, body: Mapping[str, Any], *, newest_first: bool = False) -> list[str]:
-    """The texts of every message of one role; `system` takes the newer name `developer` along."""
+    """The texts of every message of one role. `system` includes its newer name `developer`."""
     roles = SYSTEM_ROLES if role == "system" else {role}
     found = [content_text(m.get("content")) for m in messages_of(body) if m.get("role") in roles]
     return found[::-1] if newest_first else found
 
 
 def messages_of(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The messages of a chat; [] for a completion."""
+    """The messages of a chat, [] for a completion."""
     messages = body.get("messages")
     return [m for m in messages if isinstance(m, Mapping)] if isinstance(messages, list) else []
 
@@ -77,7 +77,7 @@ def edges(text: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in order: runs of anything but space, digits and punctuation; case is kept."""
+    """The words of a text in order: runs of anything but space, digits and punctuation. Case is kept."""
     return _WORD.findall(text)
 
 
@@ -87,7 +87,7 @@ def has_content(text: str) -> bool:
 
 
 def callable_tools(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The tools the model may call; none when tool_choice is "none"."""
+    """The tools the model may call. Empty when tool_choice is "none"."""
     tools = body.get("tools")
     if not isinstance(tools, list) or body.get("tool_choice") == "none":
         return []
@@ -95,7 +95,7 @@ def callable_tools(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def response_format(body: Mapping[str, Any]) -> str:
-    """`type` of response_format; "text" when absent."""
+    """`type` of response_format, "text" when absent."""
     wanted = body.get("response_format")
     kind = wanted.get("type") if isinstance(wanted, Mapping) else None
     return kind if isinstance(kind, str) else "text"

@@ -1,4 +1,4 @@
-"""Recognise sentences that try to steer the stack: "send this to the frontier", "use the cheapest model".
+"""Recognises sentences that try to steer the stack: "send this to the frontier", "use the cheapest model".
 
 They are cut out before any rule reads a text, so that they change nothing but its length, and counted as abuse.
 """
@@ -31,7 +31,7 @@ _STEERING: Final = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-# Every match holds one word of each set; looking words up first makes the usual text, which has none, cheap.
+# Every match holds one word of each set. The usual text has none, and a word lookup is cheap.
 _VERBS: Final = frozenset(
     words(
         "route send forward escalate redirect dispatch assign use pick choose select switch answer run not don dont "
@@ -48,7 +48,7 @@ _OBJECTS: Final = frozenset(
 
 
 def steering_attempt(text: str) -> bool:
-    """Whether a text asks the stack for a tier or to skip its checks; for the abuse counter, never for a decision.
+    """Whether a text asks the stack for a tier or to skip its checks. For the abuse counter, never for a decision.
 
     Reads the edges of a long text only.
     """

@@ -1,4 +1,4 @@
-"""What can be counted in a prompt, a draft and a set of answers: length, numbers, options, hedges, agreement.
+"""Counts features of a prompt, a draft and a set of answers: length, numbers, options, hedges, agreement.
 
 Counts enter as ln(1 + count), so that a text of twice the length moves a feature by one step, not by its length.
 """
@@ -63,7 +63,7 @@ PROMPT_FEATURES: Final = (
 
 @lru_cache(maxsize=KEPT_TEXTS)
 def prompt_structure(prompt: str) -> Floats:
-    """The PROMPT_FEATURES of a prompt, shape (len(PROMPT_FEATURES),); reads its first and last 4,096 characters."""
+    """The PROMPT_FEATURES of a prompt, shape (len(PROMPT_FEATURES),). Reads its first and last 4,096 characters."""
     text = edges(prompt)
     options = [option.strip() for _, option in _OPTION.findall(text)]
     stem = text[: found.start()] if (found := _OPTION.search(text)) else text
@@ -164,12 +164,12 @@ def draft_structure(prompt: str, draft: str, answer: str | None) -> Floats:
 
 
 def _states(ending: str, answer: str | None) -> bool:
-    """Whether the draft's last lines name the extracted answer; where not, the extraction guessed."""
+    """Whether the draft's last lines name the extracted answer. If not, the extraction was a guess."""
     return bool(answer) and re.search(rf"(?<!\w){re.escape(answer or '')}(?!\w)", ending) is not None
 
 
 def normal_answer(answer: str | None) -> str | None:
-    """One spelling per answer, so that "18", "$18.00" and " 18 " agree; None when there is nothing to compare."""
+    """One spelling per answer, so that "18", "$18.00" and " 18 " agree. None when there is nothing to compare."""
     if answer is None:
         return None
     plain = re.sub(r"\s+", "", answer).strip("$.").rstrip("%").lower()
@@ -182,8 +182,8 @@ def normal_answer(answer: str | None) -> str | None:
 def exact_answer(answer: str | None) -> str | None:
     """One spelling per answer that keeps case and inner spaces, which in code and names tell answers apart.
 
-    Numbers are as in `normal_answer`; outer quotes, their kind and spaces beside brackets and commas do not count. An
-    empty text is an answer, too: that of a program which returns one.
+    Numbers are as in `normal_answer`. Outer quotes, the kind of quotes and spaces beside brackets and commas do not
+    count. An empty text is an answer too: that of a program that returns one.
     """
     if answer is None:
         return None
@@ -196,7 +196,7 @@ def exact_answer(answer: str | None) -> str | None:
 def exact_agreement(answer: str | None, others: Sequence[str | None]) -> Floats:
     """Agreement by exact spelling: the share that agrees, the largest rival's, their difference, then one by one.
 
-    Shape (3 + len(others),); others: at least one.
+    Shape (3 + len(others),). others: at least one.
     """
     own = exact_answer(answer)
     rest = [exact_answer(o) for o in others]
