@@ -79,7 +79,7 @@ def test_ingress_and_tier_1_are_spread_over_the_nodes(site: Site) -> None:
 
 
 def test_control_plane_listens_on_loopback_and_asks_for_the_token(site: Site) -> None:
-    """Fault 63: dashboard and job API are on the head's loopback alone, and nobody without the token is heard."""
+    """Dashboard and job API are on the head's loopback alone, and nobody without the token is heard."""
     head = site.cluster.head
     assert {address for address, port in listeners(head) if port == 8265} == {"0100007F"}
     with pytest.raises(httpx.ConnectError):
@@ -99,7 +99,7 @@ def test_replicas_follow_the_load_up_and_down_without_a_dropped_request(site: Si
 
 
 def test_killed_replica_ends_its_streams_with_an_error_and_is_replaced(site: Site) -> None:
-    """Fault 53: kill -9 under load; no stream stops silently, new requests succeed, nobody has to help."""
+    """Kill -9 under load. No stream stops silently, new requests succeed, nobody has to help."""
     with site.load(*EVERYWHERE, clients=6) as load:
         until(enough(load, 12), "load")
         victim = site.busiest()
@@ -121,7 +121,7 @@ def ends_honestly(site: Site, load: Load, killed_s: float, out_s: float) -> None
 
 
 def test_lost_node_takes_no_settled_row_and_no_other_nodes_requests(site: Site) -> None:
-    """Fault 55: off the network and dead, with its ingress and its replica; the others serve on, the ledger has it."""
+    """Off the network and dead, with its gateway process and its replica. The others serve on, the ledger has it."""
     with site.load("a", "b", clients=6) as load:
         until(enough(load, 12), "load")
         at = site.busiest()["node_ip"]
@@ -147,7 +147,7 @@ def test_lost_node_takes_no_settled_row_and_no_other_nodes_requests(site: Site) 
 
 
 def test_head_restarts_with_its_state_while_the_others_serve(site: Site) -> None:
-    """Fault 55: Ray head restart; the data plane does not need it, and the application is as it was afterwards."""
+    """Ray head restart. The data plane does not need it, and the application is as it was afterwards."""
     before = running(site)
     with site.load("a", "b", clients=2) as load:
         until(enough(load, 2), "load")
@@ -164,7 +164,7 @@ def test_head_restarts_with_its_state_while_the_others_serve(site: Site) -> None
 
 
 def test_rolling_update_under_load_drops_no_request(site: Site, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Fault 55: every replica of tier 1 and of the gateway is replaced, engines that pretend by real ones."""
+    """Every replica of tier 1 and of the gateway is replaced, engines that pretend by real ones."""
     weights = write_model(tmp_path_factory.mktemp("tiny"), ROOT / ".cache" / "tierwise" / "models" / SMALL)
     before = running(site) | running(site, "gateway")
     with site.load(*EVERYWHERE, clients=3) as load:
@@ -189,7 +189,7 @@ def real_engine(weights: Path) -> dict[str, object]:
 
 
 def test_killed_engine_is_out_of_rotation_within_10_s_and_back_without_a_hand(site: Site) -> None:
-    """Fault 53: kill -9 of vLLM's engine process; its replica lives on without an engine until it is replaced."""
+    """Kill -9 of vLLM's engine process. Its replica lives on without an engine until it is replaced."""
     core, node = next((pid, node) for node in ("a", "b") for pid in site.cluster.hosts[node].pids() if is_engine(pid))
     before = {replica["replica_id"]: replica["node_ip"] for replica in site.cluster.replicas("tier1")}
     with site.load(*EVERYWHERE, clients=3) as load:

@@ -90,7 +90,7 @@ def answers(address: str, port: int) -> bool:
 
 
 def test_only_the_gateways_port_answers_another_host(box: tuple[Host, Host, str]) -> None:
-    """Fault 63: every port is tried; engines, KV events, the stand-in, Ray and its dashboard are for the box alone."""
+    """Every port is tried. Engines, KV events, the stand-in, Ray and its dashboard are for the box alone."""
     inside, outside, _ = box
     assert len({port for _, port in listeners(inside)} - {PORT}) > 5, "nothing else listens: the stack is not up"
     reached = outside.call(lambda: [port for port in range(1, 65536) if answers(inside.address, port)])
@@ -111,7 +111,7 @@ def is_loopback(address: str) -> bool:
 
 @pytest.mark.parametrize("path", ["/metrics", "/v1/models", "/v1/budgets"])
 def test_gateway_tells_another_host_nothing_without_a_key(box: tuple[Host, Host, str], path: str) -> None:
-    """Fault 63: and no page of another origin may read what it says."""
+    """And no page of another origin may read what it says."""
     inside, outside, key = box
 
     def ask(**headers: str) -> httpx.Response:
@@ -126,7 +126,7 @@ def test_gateway_tells_another_host_nothing_without_a_key(box: tuple[Host, Host,
 
 @pytest.mark.parametrize("path", ["/api/jobs/", "/api/version", "/api/serve/applications/", "/-/routes", "/-/healthz"])
 def test_rays_own_paths_are_not_behind_the_gateways_port(box: tuple[Host, Host, str], path: str) -> None:
-    """Fault 63: the job API runs code; Serve's own two paths tell no more than that it runs."""
+    """The job API runs code. Serve's own two paths tell no more than that it runs."""
     inside, outside, _ = box
     reply = outside.call(lambda: httpx.get(f"http://{inside.address}:{PORT}{path}", timeout=30))
     if path.startswith("/-/"):

@@ -154,7 +154,7 @@ def test_nothing_runs_as_root_or_gains_rights(service: dict[str, Any]) -> None:
 
 
 def test_only_the_gateways_paths_are_open_to_clients() -> None:
-    """Faults 20 and 63: /metrics, /readyz, /admin and everything of Ray stay inside."""
+    """/metrics, /readyz, /admin and everything of Ray stay inside."""
     kinds = {document["kind"]: document for document in documents(DEPLOY / "kuberay" / "network.yaml")}
     (rule,) = kinds["Ingress"]["spec"]["rules"]
     assert {path["path"] for path in rule["http"]["paths"]} == {"/v1", "/healthz"}

@@ -96,7 +96,7 @@ async def test_each_adapter_answers_in_its_own_way_under_its_own_name(
 async def test_adapters_share_no_kv_block_and_the_forecast_knows(
     engines: tuple[EngineClient, ReplicaTracker], adapters: list[Adapter], new_call: NewCall
 ) -> None:
-    """Fault 64: what one adapter computed is no other's prefix; the same adapter finds its own again."""
+    """What one adapter computed is no other's prefix. The same adapter finds its own again."""
     tier, _ = engines
     for adapter in (None, adapters[0], adapters[1]):
         for hit in (False, True):
@@ -135,7 +135,7 @@ async def test_adapter_is_loaded_on_every_replica_within_two_seconds_and_drops_n
 async def test_adapter_of_another_model_is_refused_and_the_engine_lives(
     engines: tuple[EngineClient, ReplicaTracker], adapters: list[Adapter], new_call: NewCall, tmp_path: Path
 ) -> None:
-    """Fault 58: a wrong artefact is refused, what runs stays."""
+    """A wrong artefact is refused, what runs stays."""
     from tests.serving.lora_files import write_adapter
 
     tier, _ = engines

@@ -92,7 +92,7 @@ async def test_many_cancels_at_odd_moments_leave_nothing_behind(
 async def test_full_queue_refuses_at_once_and_forgets_who_left(
     tier1: EngineClient, tier1_handle: Any, new_call: NewCall
 ) -> None:
-    """Fault 51: refused with a hint when to come back; a queued caller that leaves never reaches the engine."""
+    """Refused with a hint when to come back. A queued caller that leaves never reaches the engine."""
 
     def enter(n: int) -> list[asyncio.Task[Frame]]:
         drafts = [tier1.draft(new_call({**LONG_ANSWER, "min_tokens": 400}, stream=True)) for _ in range(n)]

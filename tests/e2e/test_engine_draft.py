@@ -230,7 +230,7 @@ async def test_completions_speak_the_other_api(tier1: EngineClient, new_call: Ne
 async def test_refused_parameters_are_the_callers_fault(
     tier1: EngineClient, new_call: NewCall, stream: bool, bad: dict[str, Any]
 ) -> None:
-    """Faults 7 and 8: the engine refuses, says why, and lives."""
+    """The engine refuses, says why, and lives."""
     with pytest.raises(InvalidRequest) as refusal:
         await collect(tier1.draft(new_call({**QUESTION, **bad}, stream=stream)))
     assert refusal.value.message
@@ -240,14 +240,14 @@ async def test_refused_parameters_are_the_callers_fault(
 
 @BOTH
 async def test_prompt_beyond_the_context_is_named(tier1: EngineClient, new_call: NewCall, stream: bool) -> None:
-    """Fault 22, had the ingress let it through."""
+    """The prompt is too long for the engine, had the gateway process let it through."""
     body = {"messages": [{"role": "user", "content": "long " * 5000}], "max_tokens": 4}
     with pytest.raises(ContextLengthExceeded):
         await collect(tier1.draft(new_call(body, stream=stream)))
 
 
 async def test_body_cannot_set_what_only_we_may_set(tier1: EngineClient, new_call: NewCall) -> None:
-    """Fault 9: a field that slipped through the allow-list is overwritten."""
+    """A field that slipped through the allow-list is overwritten."""
     smuggled = {
         "request_id": "theirs",
         "cache_salt": "theirs",
@@ -284,7 +284,7 @@ async def test_our_ids_are_vllms_own_rendering(tier1_handle: Any, tokenizer: Any
 
 
 async def test_prefix_is_cached_within_a_tenant_and_never_across(tier1: EngineClient, new_call: NewCall) -> None:
-    """Fault 64: another tenant's salt finds nothing of ours."""
+    """Another tenant's salt finds nothing of ours."""
     body = {"messages": [{"role": "user", "content": "Remember this sentence well. " * 20}], "max_tokens": 2}
     cached = []
     for salt in ("tenant-a", "tenant-a", "tenant-b"):

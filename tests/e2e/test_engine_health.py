@@ -69,7 +69,7 @@ async def answers_again(tier1: EngineClient, call: Callable[[], Call], began: fl
 async def test_killed_process_fails_its_requests_and_is_replaced(
     tier1: EngineClient, tier1_handle: Any, new_call: Callable[..., Call], victim: str
 ) -> None:
-    """Fault 53: kill -9. No draft hangs or ends as if complete, nothing is orphaned, a fresh replica takes over."""
+    """Kill -9. No draft hangs or ends as if complete, nothing is orphaned, a fresh replica takes over."""
     before = (await tier1_handle.stats.remote()).replica_id
     (core,) = engine_cores()
     draft = tier1.draft(new_call(LONG, stream=True))

@@ -96,7 +96,7 @@ async def proxied(models: Any, tmp_path_factory: pytest.TempPathFactory) -> Asyn
 
 
 async def test_reader_that_stops_reading_holds_no_slot_and_a_bounded_buffer(proxied: Proxied) -> None:
-    """Fault 42: the proxy takes what the client does not, so the answer's own length bounds it and nothing waits."""
+    """The proxy takes what the client does not, so the answer's own length bounds it and nothing waits."""
     answer = " ".join(f"word{i}" for i in range(LONG_ANSWER_WORDS))
     gateway, proxy = proxied.process(":gateway"), proxied.process("ProxyActor")
     before = gateway.memory_info().rss + proxy.memory_info().rss
@@ -115,7 +115,7 @@ async def test_reader_that_stops_reading_holds_no_slot_and_a_bounded_buffer(prox
 
 
 async def test_gateway_killed_mid_stream_breaks_the_stream_and_repeats_nothing(proxied: Proxied) -> None:
-    """Faults 45 and 55: a cut stream has no [DONE], and nobody pays for a second answer that nobody reads."""
+    """A cut stream has no [DONE], and nobody pays for a second answer that nobody reads."""
     calls = proxied.upstream.calls
     proxied.upstream.script(stall("one two three four", after=2))
     async with proxied.http.stream("POST", "/v1/chat/completions", json=STREAM) as reply:
@@ -130,7 +130,7 @@ async def test_gateway_killed_mid_stream_breaks_the_stream_and_repeats_nothing(p
 
 
 async def test_gateway_killed_before_its_answer_is_an_error_and_not_asked_again(proxied: Proxied) -> None:
-    """Fault 45: Ray retries what no replica has accepted, and nothing else."""
+    """Ray retries what no replica has accepted, and nothing else."""
     calls = proxied.upstream.calls
     request = await proxied.asked(stall("one two three", after=0), {**STREAM, "stream": False})
     os.kill(proxied.process(":gateway").pid, signal.SIGKILL)

@@ -148,7 +148,7 @@ async def test_block_is_as_large_as_the_replica_says(replicas: tuple[EngineClien
 async def test_prompt_of_one_tenant_is_never_reused_for_another(
     replicas: tuple[EngineClient, Any, ReplicaTracker], new_call: NewCall
 ) -> None:
-    """Fault 64: measured in the engine."""
+    """Measured in the engine."""
     tier, _, _ = replicas
     shared = body(words(64, 300))
     await expected_and_found(tier, new_call(shared, salt="one"))

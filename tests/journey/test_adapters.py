@@ -66,7 +66,7 @@ async def test_samples_of_a_draft_come_from_the_same_adapter(start: StartGateway
 async def test_promoted_adapter_is_loaded_before_a_request_needs_it_and_drops_nothing(
     start: StartGateway, registry: Path
 ) -> None:
-    """Fault 57: reload under load; a request under way finishes on the adapter it began with."""
+    """Reload under load. A request under way finishes on the adapter it began with."""
     held = asyncio.Event()
     tier1 = ScriptedTier1()
     async with start(**sections(registry), tier1=tier1, draft={"first_token_timeout_s": 10}) as g:
@@ -103,7 +103,6 @@ async def test_promoted_adapter_is_loaded_before_a_request_needs_it_and_drops_no
 
 
 async def test_adapter_that_an_engine_refuses_is_not_promoted(start: StartGateway, registry: Path) -> None:
-    """Fault 56: what runs stays."""
     async with start(**sections(registry)) as g:
         g.tier1.refuses_adapters = "its shapes are of another model"
         publish(registry, release(registry, 2, "first"))

@@ -34,14 +34,13 @@ def assert_openai_error(reply: httpx.Response, status: int, param: str | None = 
     ids=["empty", "text", "bom", "two-values", "array", "string", "utf16"],
 )
 async def test_body_that_is_not_one_json_object_is_refused(g: Gateway, raw: bytes) -> None:
-    """Fault 1."""
     reply = await g.http.post(CHAT, content=raw, headers={"content-type": "application/json"})
     assert_openai_error(reply, 400)
     assert reply.json()["error"]["type"] == "invalid_request_error"
 
 
 async def test_body_past_the_limit_is_refused_before_it_is_read(start: StartGateway) -> None:
-    """Fault 2: with a declared length and chunked without one; the connection is given up at the limit."""
+    """With a declared length and chunked without one. The connection is given up at the limit."""
     async with start(gateway={"max_body_bytes": 2048}) as g:
         body = {"model": "auto", "messages": [{"role": "user", "content": "x" * 4096}]}
         assert_openai_error(await g.http.post(CHAT, json=body), 413)
@@ -64,7 +63,7 @@ async def test_body_past_the_limit_is_refused_before_it_is_read(start: StartGate
 
 
 async def test_compressed_body_is_refused_without_inflating_it(g: Gateway) -> None:
-    """Fault 3: a gzip bomb stays a few kilobytes."""
+    """A gzip bomb stays a few kilobytes."""
     bomb = gzip.compress(b" " * 50_000_000)
     headers = {"content-type": "application/json", "content-encoding": "gzip"}
     assert_openai_error(await g.http.post(CHAT, content=bomb, headers=headers), 415)
@@ -81,7 +80,6 @@ async def test_compressed_body_is_refused_without_inflating_it(g: Gateway) -> No
     ids=["depth", "duplicate-keys", "nan", "infinity"],
 )
 async def test_hostile_json_is_refused(g: Gateway, raw: bytes) -> None:
-    """Fault 4."""
     reply = await g.http.post(CHAT, content=raw, headers={"content-type": "application/json"})
     assert_openai_error(reply, 400)
 
@@ -125,7 +123,6 @@ BAD_FIELDS: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("change", "param"), [case[1:] for case in BAD_FIELDS], ids=[case[0] for case in BAD_FIELDS])
 async def test_bad_field_is_refused_by_name_and_reaches_no_tier(g: Gateway, change: dict[str, Any], param: str) -> None:
-    """Faults 5 to 9, 14, 15."""
     body = {"model": "auto", "messages": [USER], **change}
     reply = await g.http.post(CHAT, json={k: v for k, v in body.items() if v is not ...})
     assert reply.status_code in (400, 404)
@@ -139,13 +136,12 @@ async def test_bad_field_is_refused_by_name_and_reaches_no_tier(g: Gateway, chan
     "prompt", [["a"] * 1_000_000, ["a", "b"], [], "", [10**9]], ids=["million", "two", "none", "empty", "id"]
 )
 async def test_completions_take_one_prompt(g: Gateway, prompt: Any) -> None:
-    """Fault 6."""
     reply = await g.http.post("/v1/completions", json={"model": "auto", "prompt": prompt})
     assert_openai_error(reply, 400)
 
 
 async def test_hostile_tenant_name_still_gives_a_salt_of_its_own(g: Gateway) -> None:
-    """Fault 10: the salt is a keyed hash, whatever the tenant is called."""
+    """The salt is a keyed hash, whatever the tenant is called."""
     await g.chat()
     salt = g.tier1.calls[0].cache_salt
     assert len(salt) == 64
@@ -154,7 +150,7 @@ async def test_hostile_tenant_name_still_gives_a_salt_of_its_own(g: Gateway) -> 
 
 
 async def test_one_client_request_id_sent_twice_at_once_gives_two_requests(g: Gateway) -> None:
-    """Fault 11: the id is echoed, never used inside."""
+    """The id is echoed, never used inside."""
     headers = {"x-request-id": "same-id"}
     first, second = await asyncio.gather(g.chat("one", headers=headers), g.chat("two", headers=headers))
     assert first.headers["x-request-id"] == second.headers["x-request-id"] == "same-id"
@@ -174,7 +170,6 @@ async def test_one_client_request_id_sent_twice_at_once_gives_two_requests(g: Ga
     ids=["missing", "scheme", "unknown", "sql", "long"],
 )
 async def test_wrong_key_is_401_without_detail(start: StartGateway, tmp_path: Any, header: str | None) -> None:
-    """Fault 17."""
     keys = tmp_path / "keys.yaml"
     keys.write_text("keys: []\n")
     async with start(gateway={"keys_file": str(keys)}) as g:
@@ -189,7 +184,7 @@ async def test_wrong_key_is_401_without_detail(start: StartGateway, tmp_path: An
      "/v1/load_lora_adapter", "/docs"],
 )  # fmt: skip
 async def test_no_path_but_ours_is_answered(g: Gateway, path: str) -> None:
-    """Fault 20: sent as written, without the client normalising it."""
+    """Sent as written, without the client normalising it."""
     reader, writer = await asyncio.open_connection(g.http.base_url.host, g.http.base_url.port)
     raw = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\ncontent-type: application/json\r\n\r\n{{}}"
     writer.write(raw.encode())
@@ -199,7 +194,6 @@ async def test_no_path_but_ours_is_answered(g: Gateway, path: str) -> None:
 
 
 async def test_too_long_for_tier_1_goes_straight_to_the_frontier_with_one_bill(g: Gateway) -> None:
-    """Fault 21."""
     g.upstream.script(ok("a long story"))
     reply = await g.chat("word " * 5000)
     assert reply.json()["tierwise"]["decision"] == DecisionReason.CONTEXT
@@ -208,7 +202,6 @@ async def test_too_long_for_tier_1_goes_straight_to_the_frontier_with_one_bill(g
 
 
 async def test_too_long_for_every_tier_is_refused(g: Gateway) -> None:
-    """Fault 22."""
     reply = await g.chat("word " * 20_000)
     assert_openai_error(reply, 400)
     assert reply.json()["error"]["code"] == "context_length_exceeded"

@@ -239,7 +239,7 @@ async def play(app: Any, plan: Plan) -> None:
 
 @pytest.mark.timeout(900)  # 40 s on two cores of its own, minutes beside others
 async def test_ledger_equals_the_upstreams_own_books(tmp_path: Path) -> None:
-    """Faults 34, 37, 44, 45, 48 and 49 at once, among requests that went well."""
+    """Cut streams, retries, duplicates, missing usage and missing prices at once, among requests that went well."""
     planned = plans(REQUESTS)
     tier1 = PlannedTier1(planned)
     async with PlannedUpstream(planned) as upstream:

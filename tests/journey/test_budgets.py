@@ -77,7 +77,7 @@ async def test_budget_that_is_used_up_refuses_in_openais_shape(g: Gateway) -> No
 
 
 async def test_hundred_at_once_overspend_by_at_most_one_reservation(start: StartGateway) -> None:
-    """Fault 46: 100 parallel requests on a key with budget for 1."""
+    """100 parallel requests on a key with budget for 1."""
     async with start(frontier={"ttft_timeout_s": 20}) as g:
         await set_budget(g, hard_usd=ANSWER_USD)
         g.upstream.always(answer(first_token_delay_s=0.05))
@@ -92,7 +92,7 @@ async def test_hundred_at_once_overspend_by_at_most_one_reservation(start: Start
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_two_gateways_on_one_ledger_share_the_budget(start: StartGateway, stream: bool) -> None:
-    """Fault 46, with two ingress processes' worth of state."""
+    """Parallel requests on one budget, with two gateway processes' worth of state."""
     patient = {"frontier": {"ttft_timeout_s": 20}, "response": {"hold_headers_s": 20}}
     async with start(**patient) as one, start(**patient, budget={"refresh_s": 0.05}) as two:
         await set_budget(one, hard_usd=ANSWER_USD)
@@ -156,7 +156,6 @@ class TestLimits:
             assert g.upstream.calls == 0
 
     async def test_model_without_a_price_spends_the_ceiling(self, start: StartGateway) -> None:
-        """Fault 48: budget uses ceiling price."""
         cost = {"frontier": {}, "baseline": None, "ceiling": CEILING}
         async with start(cost=cost) as g:
             await set_budget(g, hard_usd=1)
@@ -186,7 +185,7 @@ class TestLimits:
 async def test_ledger_that_is_away_serves_or_refuses_as_configured(
     start: StartGateway, tmp_path: Path, on_failure: str, status: int
 ) -> None:
-    """Fault 47, for budgets."""
+    """The database of the budgets is down or locked."""
     async with start(ledger={"on_failure": on_failure}) as g:
         await set_budget(g, hard_usd=0)
         (tmp_path / "ledger.sqlite3").unlink()
@@ -230,7 +229,7 @@ async def test_everybody_sees_their_own(locked: Gateway, keys: dict[str, str]) -
 
 
 async def test_budget_of_another_tenant_does_not_exist(locked: Gateway, keys: dict[str, str]) -> None:
-    """Fault 18: key of tenant A asks the budget of B."""
+    """Key of tenant A asks the budget of B."""
     theirs = await locked.http.get("/v1/budgets/green", headers=bearer(keys["blue"]))
     nobodys = await locked.http.get("/v1/budgets/nobody", headers=bearer(keys["blue"]))
     assert theirs.status_code == nobodys.status_code == 404
@@ -242,7 +241,7 @@ async def test_budget_of_another_tenant_does_not_exist(locked: Gateway, keys: di
     [("GET", "/admin/budgets"), ("PUT", "/admin/budgets"), ("DELETE", "/admin/budgets/tenant/day/blue")],
 )
 async def test_admin_routes_need_an_admin_key(locked: Gateway, keys: dict[str, str], method: str, path: str) -> None:
-    """Fault 19: non-admin key on admin routes; admin key in query string."""
+    """Non-admin key on admin routes. Admin key in query string."""
     assert (await locked.http.request(method, path, headers=bearer(keys["blue"]))).status_code == 403
     assert (await locked.http.request(method, path)).status_code == 401
     for name in ("key", "api_key", "authorization"):

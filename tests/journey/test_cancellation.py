@@ -46,7 +46,7 @@ async def assert_free(g: Gateway) -> None:
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_leaving_while_the_router_thinks(start: StartGateway, stream: bool) -> None:
-    """Fault 41, phase router."""
+    """The client leaves in the phase of the router."""
     async with start(cascade={"router_timeout_s": 30}) as g:
         g.router.score_answer = None
         await leave_after(g, {**BODY, "stream": stream}, lambda: g.router.bell.until(lambda: bool(g.router.scored)))
@@ -57,7 +57,7 @@ async def test_leaving_while_the_router_thinks(start: StartGateway, stream: bool
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("after", [0, 2], ids=["before-first-token", "mid-draft"])
 async def test_leaving_while_the_draft_is_held(start: StartGateway, stream: bool, after: int) -> None:
-    """Fault 41, phases TTFT and hold: the engine's request is aborted, the tokens made are billed."""
+    """The client leaves before the first token or in the hold. The engine aborts, the tokens made are billed."""
     async with start(draft={"first_token_timeout_s": 30, "idle_timeout_s": 30}) as g:
         never = asyncio.Event()
         g.tier1.script(Draft(text="one two three four", gate=never, gate_after=after))
@@ -71,7 +71,7 @@ async def test_leaving_while_the_draft_is_held(start: StartGateway, stream: bool
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_leaving_while_the_frontier_answers(start: StartGateway, stream: bool) -> None:
-    """Fault 41, phase stream: the provider's connection is closed."""
+    """The client leaves while the answer streams: the provider's connection is closed."""
     async with start(frontier={"idle_timeout_s": 30, "ttft_timeout_s": 30}) as g:
         g.upstream.script(stall("one two three", after=1))
         await leave_after(g, {**BODY, "model": "frontier", "stream": stream}, lambda: g.upstream.received(1))
@@ -80,7 +80,7 @@ async def test_leaving_while_the_frontier_answers(start: StartGateway, stream: b
 
 
 async def test_reader_that_stops_reading_is_dropped_and_the_draft_aborted(start: StartGateway) -> None:
-    """Fault 42: what is not read is not generated; after write_timeout_s the engine's slot is free."""
+    """What is not read is not generated. After write_timeout_s the engine's slot is free."""
     async with start(policy={"default_hold": "off"}, response={"write_timeout_s": 0.3}) as g:
         g.tier1.script(Draft(text=" ".join(f"w{i}" * 200 for i in range(20_000))))
         with socket.socket() as client:
@@ -104,7 +104,6 @@ def alive() -> Counter[type]:
 
 
 async def test_a_thousand_cancels_at_random_times_leave_nothing_behind(start: StartGateway) -> None:
-    """Fault 43."""
     before = alive()
     async with start(gateway={"max_concurrent_requests": 200}) as g:
         g.tier1.always(Draft(text="one two three four five six", first_token_delay_s=0.01, token_delay_s=0.005))
@@ -142,7 +141,7 @@ async def test_a_thousand_cancels_at_random_times_leave_nothing_behind(start: St
 
 
 async def test_full_gateway_refuses_at_once_with_retry_after(start: StartGateway) -> None:
-    """Fault 51, ingress."""
+    """The limit of the gateway process."""
     async with start(gateway={"max_concurrent_requests": 1}, draft={"first_token_timeout_s": 30}) as g:
         ready = asyncio.Event()
         g.tier1.script(Draft(gate=ready))
@@ -157,7 +156,7 @@ async def test_full_gateway_refuses_at_once_with_retry_after(start: StartGateway
 
 
 async def test_full_tier_1_is_429_unless_the_policy_spills(start: StartGateway) -> None:
-    """Fault 51, tier 1."""
+    """The queue of tier 1."""
     full = Draft(error=QueueFull("full", retry_after_s=2))
     async with start() as g:
         g.tier1.script(full)
@@ -173,7 +172,7 @@ async def test_full_tier_1_is_429_unless_the_policy_spills(start: StartGateway) 
 
 
 async def test_full_router_is_only_a_missing_score(g: Gateway) -> None:
-    """Fault 51, router: counted, decided without it."""
+    """The queue of the router: counted, decided without it."""
     g.router.score_answer = QueueFull("full", retry_after_s=1)
     reply = await g.chat()
     assert reply.status_code == 200

@@ -170,7 +170,7 @@ async def test_unknown_range_is_named(g: Gateway, name: str) -> None:
 
 
 async def test_figures_need_an_admin_key(start: StartGateway, tmp_path: Path) -> None:
-    """Fault 19: non-admin key on admin routes; admin key in query string."""
+    """Non-admin key on admin routes. Admin key in query string."""
     (blue, one), (admin, other) = new_key("blue"), new_key("operators", admin=True)
     keys = tmp_path / "keys.yaml"
     keys.write_text(yaml.safe_dump({"keys": [entry.model_dump(mode="json") for entry in (one, other)]}))

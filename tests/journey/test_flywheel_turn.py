@@ -166,7 +166,7 @@ async def test_adapter_that_spoils_a_category_is_released_for_the_others(tmp_pat
 
 
 async def test_worse_adapter_is_refused_by_name_and_what_ran_still_runs(tmp_path: Path) -> None:
-    """Fault 58: the gate of promotion holds on real requests, and the trial leaves nothing behind."""
+    """The gate of promotion holds on real requests, and the trial leaves nothing behind."""
     made, plan = await turned(tmp_path, Learner(base=0.9, adapted=0.3))
     assert made.after is None
     assert "not_better" in made.refused[0]

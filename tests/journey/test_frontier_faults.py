@@ -47,12 +47,12 @@ async def ask(g: Gateway, stream: bool) -> tuple[int, str]:
 @pytest.mark.parametrize(
     "fault",
     [error(429, retry_after_s=0), error(500), reset(), silence(), slow_first_token(3.0)],
-    ids=["S01-429-retry-after", "S03-500", "S05-reset", "S06-silence", "S07-slow"],
+    ids=["429-retry-after", "500", "reset", "silence", "slow"],
 )
 async def test_fault_that_passes_is_not_seen_by_the_client(
     tmp_path: Path, upstream: ScriptedUpstream, fault: Any, stream: bool
 ) -> None:
-    """Faults 31, 32, 33: retried or failed over, unseen; every try is a row, only the last is served."""
+    """Retried or failed over, unseen. Every try is a row, only the last is served."""
     async with ScriptedUpstream(ok("the fallback")) as second:
         upstream.script(fault, ok("the first"))
         async with gateway(tmp_path, upstream, frontier=two_providers(upstream, second)) as g:
@@ -64,7 +64,7 @@ async def test_fault_that_passes_is_not_seen_by_the_client(
 
 
 async def test_rate_limit_longer_than_the_deadline_reaches_the_client_with_retry_after(start: StartGateway) -> None:
-    """Fault 31 (S01): nobody else to ask."""
+    """Nobody else to ask."""
     async with start(gateway={"request_deadline_s": 5}) as g:
         g.upstream.always(error(429, retry_after_s=60))
         reply = await g.chat(model="frontier")
@@ -76,7 +76,7 @@ async def test_rate_limit_longer_than_the_deadline_reaches_the_client_with_retry
 async def test_provider_down_for_good_opens_its_breaker_and_is_left_alone(
     tmp_path: Path, upstream: ScriptedUpstream
 ) -> None:
-    """Fault 32 (S04): after the breaker opened the dead provider is not called any more."""
+    """After the breaker opened the dead provider is not called any more."""
     async with ScriptedUpstream(ok("the fallback")) as second:
         upstream.always(error(503))
         async with gateway(tmp_path, upstream, frontier=two_providers(upstream, second)) as g:
@@ -100,7 +100,6 @@ async def test_provider_down_for_good_opens_its_breaker_and_is_left_alone(
     ids=["malformed", "no-done", "empty-choices", "usage-with-choices", "usage-repeated"],
 )
 async def test_sloppy_stream_is_tolerated_and_usage_counted_once(g: Gateway, script: Any) -> None:
-    """Fault 37 (S10, S11)."""
     g.upstream.script(script)
     reply = await g.chat(model="frontier", stream=True)
     assert reply.text.rstrip().endswith("data: [DONE]")
@@ -111,7 +110,6 @@ async def test_sloppy_stream_is_tolerated_and_usage_counted_once(g: Gateway, scr
 
 
 async def test_content_filter_is_passed_on_without_a_retry(g: Gateway) -> None:
-    """Fault 38 (S13)."""
     g.upstream.script(content_filter_400(), content_filter_200("half"))
     refused = await g.chat(model="frontier")
     assert refused.status_code == 400
@@ -122,7 +120,6 @@ async def test_content_filter_is_passed_on_without_a_retry(g: Gateway) -> None:
 
 
 async def test_rejected_parameters_are_a_clear_400_never_a_truncated_success(g: Gateway) -> None:
-    """Fault 39 (S14)."""
     g.upstream.always(error(400, "Unsupported value: 'temperature'", param="temperature"))
     reply = await g.chat(model="frontier", temperature=0.3)
     assert reply.status_code == 400
@@ -132,7 +129,6 @@ async def test_rejected_parameters_are_a_clear_400_never_a_truncated_success(g: 
 async def test_after_failover_model_usage_and_cost_are_those_of_the_serving_provider(
     tmp_path: Path, upstream: ScriptedUpstream
 ) -> None:
-    """Fault 40 (S16)."""
     price = {"input_usd": 100, "output_usd": 100, "source": "test", "as_of": "2026-11-01"}
     upstream.always(error(500))
     async with ScriptedUpstream(ok("four words of text", input_tokens=10)) as second:
@@ -147,14 +143,14 @@ async def test_after_failover_model_usage_and_cost_are_those_of_the_serving_prov
 
 
 async def test_one_budget_bounds_every_attempt_however_the_client_asks(g: Gateway) -> None:
-    """Fault 45: max_tries upstream calls for one request; the SDKs upstream do not retry by themselves."""
+    """max_tries upstream calls for one request. The SDKs upstream do not retry by themselves."""
     g.upstream.always(error(500))
     assert (await g.chat(model="frontier")).status_code == 503
     assert g.upstream.calls == 3
 
 
 async def test_an_sdk_with_its_default_retries_does_not_multiply_a_budget_that_is_spent(g: Gateway) -> None:
-    """Fault 45: our 503 says that it was tried already, and the SDK believes it."""
+    """Our 503 says that it was tried already, and the SDK believes it."""
     g.upstream.always(error(500))
     client = AsyncOpenAI(base_url=f"{g.url}/v1", api_key="none")
     assert client.max_retries > 0
@@ -164,7 +160,6 @@ async def test_an_sdk_with_its_default_retries_does_not_multiply_a_budget_that_i
 
 
 async def test_missing_price_is_null_and_an_alarm(tmp_path: Path, upstream: ScriptedUpstream) -> None:
-    """Fault 48."""
     cost = {"frontier": {}, "baseline": None, "engine_usd_per_hour": {}}
     async with gateway(tmp_path, upstream, cost=cost) as g:
         reply = (await g.chat(model="frontier")).json()
@@ -175,7 +170,6 @@ async def test_missing_price_is_null_and_an_alarm(tmp_path: Path, upstream: Scri
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_missing_usage_is_estimated_and_marked(g: Gateway, stream: bool) -> None:
-    """Fault 49."""
     g.upstream.script(ok("one two three", usage=UsageStyle.MISSING))
     await g.chat(model="frontier", stream=stream)
     usage = (await g.row()).attempts[0].usage

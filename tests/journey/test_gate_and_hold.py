@@ -70,7 +70,7 @@ def sse(reply: httpx.Response) -> list[Any]:
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("case", BAD_DRAFTS)
 async def test_bad_draft_never_reaches_the_client(g: Gateway, case: str, stream: bool) -> None:
-    """Faults 25, 26, 27: rejected for the right reason, replaced, not a byte of it on the wire."""
+    """Rejected for the right reason, replaced, not a byte of it on the wire."""
     draft, body, reason = BAD_DRAFTS[case]
     g.tier1.script(draft)
     g.upstream.script(ok("the frontier answers"))
@@ -91,7 +91,7 @@ async def test_bad_draft_never_reaches_the_client(g: Gateway, case: str, stream:
 async def test_judge_that_says_no_or_nothing_sends_the_request_to_the_frontier(
     start: StartGateway, verdict: float | Exception | None
 ) -> None:
-    """Fault 28: fails closed, counted by reason."""
+    """Fails closed, counted by reason."""
     async with start(gate={"judge_threshold": 0.5}) as g:
         g.router.judge_answer = verdict
         reply = await g.chat()
@@ -115,7 +115,7 @@ async def test_judge_that_says_yes_releases_the_draft(start: StartGateway) -> No
 async def test_without_a_score_the_policy_says_where_to_go(
     start: StartGateway, score: Exception | None, tier: str
 ) -> None:
-    """Fault 29: within the router's timeout, counted."""
+    """Within the router's timeout, counted."""
     async with start(policy={"no_score_tier": tier}) as g:
         g.router.score_answer = score
         reply = await g.chat()
@@ -127,7 +127,7 @@ async def test_without_a_score_the_policy_says_where_to_go(
 
 
 async def test_frontier_down_after_a_rejected_draft_is_an_honest_503(g: Gateway) -> None:
-    """Fault 30, default policy."""
+    """With the default policy."""
     g.tier1.script(Draft(text=""))
     g.upstream.always(error(503))
     reply = await g.chat()
@@ -138,7 +138,7 @@ async def test_frontier_down_after_a_rejected_draft_is_an_honest_503(g: Gateway)
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_frontier_down_may_show_the_rejected_draft_marked_degraded(start: StartGateway, stream: bool) -> None:
-    """Fault 30, when the policy allows it."""
+    """When the policy allows it."""
     async with start(cascade={"degrade_when_frontier_down": True}) as g:
         g.tier1.script(Draft(text="a truncated answer", finish_reason="length"))
         g.upstream.always(error(503))
@@ -173,7 +173,7 @@ async def test_lost_draft_is_aborted_and_the_frontier_started_before_it_would_ha
 
 
 async def test_engine_cut_during_hold_is_a_silent_switch(g: Gateway) -> None:
-    """Fault 35: nothing seen by the client; the draft's tokens are billed."""
+    """Nothing seen by the client. The draft's tokens are billed."""
     g.tier1.script(Draft(text=f"{SECRET} one two three", error=BROKEN_ENGINE, fail_after=3))
     g.upstream.script(ok("saved"))
     reply = await g.chat(stream=True)
@@ -188,7 +188,7 @@ async def test_engine_cut_during_hold_is_a_silent_switch(g: Gateway) -> None:
 
 @pytest.mark.parametrize("hold", ["off", "prefix(2)"])
 async def test_engine_cut_after_release_is_an_error_frame_and_no_done(start: StartGateway, hold: str) -> None:
-    """Fault 34 for tier 1: the model is never switched after the first byte."""
+    """The model is never switched after the first byte."""
     async with start(policy={"default_hold": hold}) as g:
         g.tier1.script(Draft(text="one two three four five", error=BROKEN_ENGINE, fail_after=4))
         reply = await g.chat(stream=True)
@@ -203,7 +203,7 @@ async def test_engine_cut_after_release_is_an_error_frame_and_no_done(start: Sta
 
 @pytest.mark.parametrize("hold", ["off", "prefix(2)"])
 async def test_engine_cut_while_a_whole_answer_is_gathered_is_replaced(start: StartGateway, hold: str) -> None:
-    """Fault 53: an answer that is not streamed leaves in one piece, so there is nothing to cut before its end."""
+    """An answer that is not streamed leaves in one piece, so there is nothing to cut before its end."""
     async with start(policy={"default_hold": hold}) as g:
         g.tier1.script(Draft(text="one two three four five", error=BROKEN_ENGINE, fail_after=4))
         g.upstream.script(ok("saved"))
@@ -218,7 +218,6 @@ async def test_engine_cut_while_a_whole_answer_is_gathered_is_replaced(start: St
 
 
 async def test_frontier_cut_after_release_is_an_error_frame_with_the_partial_tokens_billed(g: Gateway) -> None:
-    """Fault 34 (S08)."""
     g.upstream.script(cut("word " * 60, after=40))
     reply = await g.chat(model="frontier", stream=True)
     events = sse(reply)
@@ -232,7 +231,7 @@ async def test_frontier_cut_after_release_is_an_error_frame_with_the_partial_tok
 
 
 async def test_tier_1_that_stalls_while_held_is_replaced(g: Gateway) -> None:
-    """Fault 36 before release: the idle timeout switches."""
+    """Nothing had been released: the idle timeout switches."""
     never = asyncio.Event()
     g.tier1.script(Draft(text="one two three", gate=never, gate_after=2))
     g.upstream.script(ok("saved"))
@@ -245,7 +244,7 @@ async def test_tier_1_that_stalls_while_held_is_replaced(g: Gateway) -> None:
 
 
 async def test_frontier_that_stalls_after_release_becomes_an_error_frame(g: Gateway) -> None:
-    """Fault 36 after release."""
+    """The idle timeout strikes after release."""
     g.upstream.script(stall("one two three four", after=2))
     events = sse(await g.chat(model="frontier", stream=True))
     assert events[-1]["error"]["code"] == "stream_broken"

@@ -14,7 +14,6 @@ KEY = {"idempotency-key": "order-66"}
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_finished_request_is_replayed_without_a_second_charge(g: Gateway, stream: bool) -> None:
-    """Fault 44."""
     g.tier1.script(Draft(text="the first answer"), Draft(text="another answer"))
     first = await g.chat(headers=KEY, stream=stream)
     again = await g.chat(headers=KEY, stream=stream)
@@ -27,7 +26,6 @@ async def test_finished_request_is_replayed_without_a_second_charge(g: Gateway, 
 
 
 async def test_retry_while_the_first_runs_is_409(start: StartGateway) -> None:
-    """Fault 44."""
     async with start(draft={"first_token_timeout_s": 30}) as g:
         ready = asyncio.Event()
         g.tier1.script(Draft(gate=ready))

@@ -79,7 +79,7 @@ async def test_sdk_sends_the_key_as_we_read_it(locked: Gateway, keys: Keys) -> N
     "path", ["/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/models/auto", "/metrics"]
 )
 async def test_key_that_is_not_good_any_more_opens_nothing(locked: Gateway, keys: Keys, which: str, path: str) -> None:
-    """Fault 17: 401 without a detail, the same words for every kind of wrong key."""
+    """401 without a detail, the same words for every kind of wrong key."""
     method = "POST" if path.endswith("completions") else "GET"
     body = {"model": "auto", "messages": [{"role": "user", "content": "hello"}]} if method == "POST" else None
     reply = await locked.http.request(method, path, json=body, headers=bearer(getattr(keys, which)))
@@ -110,7 +110,7 @@ async def test_without_a_keys_file_everybody_is_the_local_tenant(g: Gateway) -> 
 
 
 async def test_tenants_never_share_a_prefix_cache(locked: Gateway, keys: Keys) -> None:
-    """Fault 10: one salt a tenant, the same for each of its requests and never the tenant's name."""
+    """One salt a tenant, the same for each of its requests and never the tenant's name."""
     for key in (keys.blue, keys.green, keys.blue, keys.admin):
         await locked.chat("the same words", headers=bearer(key))
     blue, green, again, admin = (call.cache_salt for call in locked.tier1.calls)

@@ -96,7 +96,7 @@ async def test_doubtful_draft_is_judged_by_further_samples(
 async def test_signal_that_cannot_be_had_sends_the_request_to_the_frontier(
     start: StartGateway, learned: dict[str, object]
 ) -> None:
-    """Fault 28: fails closed, and the failed attempt is booked."""
+    """Fails closed, and the failed attempt is booked."""
     async with start(**learned) as g:
         g.tier1.script(DOUBTFUL)
         g.tier1.samples = None
@@ -109,7 +109,7 @@ async def test_signal_that_cannot_be_had_sends_the_request_to_the_frontier(
 async def test_head_decides_alone_when_the_router_model_is_down(
     start: StartGateway, learned: dict[str, object]
 ) -> None:
-    """Fault 29: a trained head needs no model."""
+    """A trained head needs no model."""
     async with start(**learned) as g:
         g.router.score_answer = RouterFailed("dead")
         g.tier1.script(SURE)

@@ -67,7 +67,7 @@ class TestFeedback:
             assert (kept.rating, kept.correction) == (-1, "ask [EMAIL]")
 
     async def test_request_of_another_tenant_is_as_unknown_as_none(self, start: StartGateway, keys: Keys) -> None:  # noqa: F811
-        """Fault 18: key of tenant A asks feedback of B."""
+        """Key of tenant A asks feedback of B."""
         async with start(gateway={"keys_file": str(keys.file)}) as g:
             asked = (await g.chat(headers=bearer(keys.blue))).json()["tierwise"]["request_id"]
             body = {"request_id": asked, "rating": 1}
@@ -94,7 +94,7 @@ class TestFeedback:
         assert reply.json()["error"]["param"] == param
 
     async def test_flood_of_one_tenant_ends_at_its_cap(self, start: StartGateway) -> None:
-        """Fault 59: one tenant floods fake thumbs-up."""
+        """One tenant floods fake thumbs-up."""
         async with learning(start, feedback_per_tenant_per_day=2) as (g, lessons):
             replies: list[httpx.Response] = []
             for _ in range(4):
@@ -178,7 +178,7 @@ class TestShadow:
             assert len(g.upstream.exchanges) == 1
 
     async def test_unknown_price_is_no_licence_to_spend(self, start: StartGateway) -> None:
-        """Fault 48: an unknown price is never 0."""
+        """An unknown price is never 0."""
         async with start(learning=SHADOW_ALL, cost={"frontier": {}, "baseline": None}) as g:
             await g.chat("first")
             await eventually(lambda: count(g, "kept"))
@@ -254,7 +254,7 @@ class TestTexts:
     async def test_secrets_reach_neither_samples_nor_logs_nor_metrics(
         self, start: StartGateway, upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Fault 61: secrets in a prompt, an answer and a correction are in nothing that is kept."""
+        """Secrets in a prompt, an answer and a correction are in nothing that is kept."""
         caplog.set_level(logging.DEBUG)
         secrets = ["sk-veryverysecret123", "carol@example.org", "4111 1111 1111 1111", "hunter2hunter2"]
         upstream.always(ok(f"write to {secrets[1]} with {secrets[2]}"))
@@ -275,7 +275,6 @@ class TestTexts:
             assert not [a for a in artefacts if secret.encode() in a], secret
 
     async def test_tenant_that_floods_is_capped(self, start: StartGateway) -> None:
-        """Fault 59: per-tenant cap."""
         async with learning(start, keep_texts_rate=1.0, samples_per_tenant_per_day=2) as (g, lessons):
             for i in range(4):
                 await g.chat(f"question {i}")

@@ -85,7 +85,7 @@ def assert_no_bug(case: Case, status: int, content_type: str, text: str) -> None
 
 @pytest.mark.timeout(900)
 async def test_no_generated_request_is_answered_by_a_bug(g: Gateway) -> None:
-    """Fault 66: never a 5xx, every refusal in OpenAI's shape, no stack trace."""
+    """Never a 5xx, every refusal in OpenAI's shape, no stack trace."""
     document = (await g.http.get("/openapi.json")).json()
     statuses: Counter[int] = Counter()
     with requests.Session() as session:

@@ -89,7 +89,6 @@ async def test_promoted_threshold_decides_within_two_seconds(watching: Gateway, 
 async def test_bad_release_is_refused_as_a_whole_and_what_runs_stays(
     watching: Gateway, registry: Path, bad: Any
 ) -> None:
-    """Fault 56: bad config on reload."""
     publish(registry, release(2, 0.7))
     await reloaded(watching, "applied")
     publish(registry, bad)
@@ -128,7 +127,7 @@ async def test_request_under_way_finishes_on_what_it_began_with(start: StartGate
 async def test_reload_under_load_drops_nothing_and_no_answer_mixes_two_versions(
     watching: Gateway, registry: Path
 ) -> None:
-    """Fault 57: reload under load; every response carries the config version it used."""
+    """Reload under load. Every response carries the config version it used."""
     threshold_of = {version: round(0.3 + 0.05 * version, 2) for version in range(2, 10)}
     done = asyncio.Event()
     seen: Counter[int | None] = Counter()
@@ -185,7 +184,6 @@ async def test_start_on_a_bad_release_serves_the_profile_and_tells(start: StartG
 def test_validate_refuses_a_profile_whose_release_does_not_fit(
     registry: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fault 56: exit status of validate."""
     monkeypatch.setenv("STACK_PROMOTION__REGISTRY", str(registry))
     publish(registry, release(2, 0.4))
     assert main(["validate", "deploy/profiles/cpu.yaml"]) == 0

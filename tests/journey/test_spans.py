@@ -105,7 +105,7 @@ async def test_escalated_request_reaches_the_collector_as_one_trace(start: Start
 async def test_no_text_of_prompt_or_answer_and_no_key_leaves_with_the_spans(
     start: StartGateway, collector: Collector, stream: bool
 ) -> None:
-    """Fault 61: nor the tenant's identifiers."""
+    """Nor the tenant's identifiers."""
     async with traced(start, collector) as g:
         g.tier1.script(Draft(text="It is kept in the safe."))
         await g.chat(

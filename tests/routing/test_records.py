@@ -59,7 +59,6 @@ def test_evidence_survives_json(evidence: ChoiceEvidence) -> None:
 
 
 def test_labels_of_metrics_come_from_closed_sets() -> None:
-    """Fault 62: label sets are bounded."""
     for labels in (schema.RejectReason, schema.DecisionReason, schema.AttemptKind, schema.AttemptOutcome, schema.Tier):
         assert all(label.value == label.value.lower() for label in labels)
         assert len(labels) < 20

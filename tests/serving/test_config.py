@@ -189,7 +189,7 @@ def test_secret_in_a_union_field_is_not_quoted(path: Path) -> None:
 
 
 def test_unknown_keys_are_refused_by_name_and_all_at_once(path: Path) -> None:
-    """Fault 56: rejected as a whole."""
+    """Rejected as a whole."""
     tree = profile(gateway={"prot": 1}, policy={"treshold": 0.5, "categories": {"code": {"hld": "off"}}}, exrta={})
     told = refusal(path, tree)
     for name in ("gateway.prot", "policy.treshold", "policy.categories.code.hld", "exrta"):
@@ -213,7 +213,6 @@ def test_unknown_keys_are_refused_by_name_and_all_at_once(path: Path) -> None:
 def test_value_out_of_range_is_refused_by_the_name_of_its_key(
     path: Path, section: str, values: dict[str, Any], named: str
 ) -> None:
-    """Fault 56: threshold above 1."""
     assert f"  {named}: " in refusal(path, profile(**{section: values}))
 
 
@@ -336,7 +335,7 @@ def test_different_values_have_different_hashes(port: int, threshold: float) -> 
 
 
 def test_validate_says_two_and_the_key(path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    """Fault 56: the exit status is not 0 and every wrong key is named on standard error."""
+    """The exit status is not 0 and every wrong key is named on standard error."""
     monkeypatch.setenv("UPSTREAM_KEY", SECRET)
     path.write_text(yaml.safe_dump(profile(policy={"default_threshold": 1.5, "treshold": 1})), encoding="utf-8")
     assert main(["validate", str(path)]) == 2
@@ -349,7 +348,6 @@ def test_validate_says_two_and_the_key(path: Path, capsys: pytest.CaptureFixture
 def test_validate_without_the_secret_says_two_and_the_variable(
     path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
-    """Fault 56: a missing environment variable."""
     monkeypatch.delenv("UPSTREAM_KEY", raising=False)
     path.write_text(yaml.safe_dump(profile()), encoding="utf-8")
     assert main(["validate", str(path)]) == 2

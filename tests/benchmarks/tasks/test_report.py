@@ -163,7 +163,6 @@ def test_signals_are_paid_only_for_drafts_that_bought_them(run: Path) -> None:
 
 
 def test_unknown_price_makes_the_cost_unknown_not_zero() -> None:
-    """Fault 48."""
     made = simple(Split.TEST, 1)
     answers, rows = stack(made, 0)
     dear = [

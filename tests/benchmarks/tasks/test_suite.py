@@ -14,7 +14,7 @@ from routing.learning.labels import question_key
 
 
 def test_splits_share_no_question() -> None:
-    """Fault 60: what is tested was neither trained on nor calibrated with."""
+    """What is tested was neither trained on nor calibrated with."""
     keys = {split: [question_key(task.prompt) for task in tasks(split)] for split in Split}
     assert all(len(set(own)) == len(own) for own in keys.values())
     assert not set(keys[Split.TRAIN]) & set(keys[Split.CALIBRATION])

@@ -88,12 +88,10 @@ def test_shuffled_labels_are_refused_by_name(registry: Registry) -> None:
 
 
 def test_held_out_prompt_in_the_training_data_is_refused_by_name(registry: Registry) -> None:
-    """Fault 60: eval leak."""
     assert refusal(registry, "good", [*HELDOUT, TRAIN[17]]).reasons == (RefusalReason.LEAKED,)
 
 
 def test_poisoned_labels_are_refused_by_name(registry: Registry, heads: dict[str, Path]) -> None:
-    """Fault 59: flywheel poison."""
     registry.add(heads["good"], manifest("poisoned", not_believed=("a1b2",)))
     refused = refusal(registry, "poisoned")
     assert refused.reasons == (RefusalReason.POISONED,)
@@ -101,14 +99,12 @@ def test_poisoned_labels_are_refused_by_name(registry: Registry, heads: dict[str
 
 
 def test_file_that_changed_is_refused_by_name(registry: Registry) -> None:
-    """Fault 58: wrong hash."""
     file = registry.folder("good") / "router.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     assert refusal(registry, "good").reasons == (RefusalReason.WRONG_HASH,)
 
 
 def test_pickle_is_refused_by_name_in_and_out_of_the_registry(registry: Registry, heads: dict[str, Path]) -> None:
-    """Fault 58: a pickle."""
     (registry.folder("good") / "weights.pkl").write_bytes(b"\x80\x04.")
     assert refusal(registry, "good").reasons == (RefusalReason.PICKLE,)
     evil = registry.root / "evil"
@@ -120,7 +116,6 @@ def test_pickle_is_refused_by_name_in_and_out_of_the_registry(registry: Registry
 
 
 def test_other_label_set_is_refused_by_name(registry: Registry, heads: dict[str, Path], tmp_path: Path) -> None:
-    """Fault 58: wrong label set."""
     other = tmp_path / "other"
     other.mkdir()
     for file in heads["good"].iterdir():

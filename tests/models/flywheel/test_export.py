@@ -65,7 +65,7 @@ def test_correction_is_the_target_before_the_frontiers_answer(ledger: str, tmp_p
 def test_prompt_of_an_evaluation_set_fails_the_export_by_name(
     leak: str, ledger: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Fault 60: test prompt in training export."""
+    """Test prompt in training export."""
     held = tmp_path / "suite-test.jsonl"
     held.write_text(json.dumps({"messages": [{"role": "user", "content": leak}]}) + "\n")
     out = tmp_path / "out"
@@ -80,7 +80,7 @@ def test_other_evaluation_prompts_are_no_leak() -> None:
 
 
 def test_unreadable_evaluation_set_is_no_licence(ledger: str, tmp_path: Path) -> None:
-    """Fault 60: a leak that cannot be ruled out fails the export."""
+    """A leak that cannot be ruled out fails the export."""
     missing = str(tmp_path / "gone.jsonl")
     assert main(["export", "sft", "--ledger", ledger, "--out", str(tmp_path / "o"), "--eval-set", missing]) == 1
 
@@ -92,7 +92,6 @@ def test_duplicates_are_exported_once() -> None:
 
 
 def test_secret_that_slipped_in_fails_the_export_and_is_not_repeated() -> None:
-    """Fault 61: secrets never in labels."""
     bad = sample(1, frontier_output="write to dave@example.com")
     with pytest.raises(SecretLeft, match="EMAIL") as refused:
         make_export(ExportKind.SFT, [bad], [], {}, {})

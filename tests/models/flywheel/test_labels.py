@@ -43,7 +43,7 @@ def test_label_says_where_it_comes_from_and_names_no_tenant() -> None:
 
 
 def test_tenant_that_praises_what_is_wrong_is_not_believed() -> None:
-    """Fault 59: one tenant floods fake thumbs-up."""
+    """One tenant floods fake thumbs-up."""
     known = [sample(i, tenant="evil", good=False) for i in range(30)]
     unknown = [sample(100 + i, tenant="evil", **UNGRADED) for i in range(50)]
     honest = [sample(200 + i, tenant="good", good=i % 2 == 0) for i in range(30)]
@@ -60,7 +60,6 @@ def test_few_honest_disagreements_are_no_poison() -> None:
 
 
 def test_flood_of_one_tenant_is_cut_to_a_few_times_its_peers() -> None:
-    """Fault 59: per-tenant cap."""
     flood = [sample(i, tenant="evil") for i in range(100)]
     others = [sample(200 + i, tenant=f"t{i % 4}") for i in range(20)]
     kept, cut = cap_tenants(graded_pairs([*flood, *others], []))

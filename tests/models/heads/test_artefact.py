@@ -58,7 +58,7 @@ def test_same_pairs_and_seed_give_the_same_artefact(artefact: Path, tmp_path: Pa
 
 
 def test_changed_tensors_are_refused(artefact: Path) -> None:
-    """Fault 58: router artefact with a wrong hash."""
+    """Router artefact with a wrong hash."""
     path = tensors_path(artefact, HeadKind.ROUTER)
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -80,14 +80,14 @@ def test_changed_tensors_are_refused(artefact: Path) -> None:
     ],
 )
 def test_manifest_that_means_something_else_is_refused(artefact: Path, changes: dict[str, object], says: str) -> None:
-    """Fault 58: router artefact with a wrong label set."""
+    """Router artefact with a wrong label set."""
     edit(artefact, **changes)
     with pytest.raises(ConfigInvalid, match=says):
         read_panel(artefact, HeadKind.ROUTER)
 
 
 def test_pickle_is_refused_and_not_run(artefact: Path, tmp_path: Path) -> None:
-    """Fault 58: router artefact that is a pickle."""
+    """Router artefact that is a pickle."""
     marker = tmp_path / "ran"
 
     class Payload:

@@ -120,7 +120,6 @@ class TestUnknown:
     @pytest.mark.parametrize(("provider", "model"), [("acme", "large-2026-01-31"), ("other", "large"), ("", "")])
     @given(usage=usages())
     def test_unknown_price_is_none_with_no_source_and_never_zero(self, provider: str, model: str, usage: Usage) -> None:
-        """Fault 48: price missing for a model."""
         assert attempt_cost(Tier.FRONTIER, provider, model, usage, None, CONFIG) == (None, None)
 
     @pytest.mark.parametrize(
@@ -167,7 +166,7 @@ class TestUnknown:
         assert cost == (0.0, NOT_BILLED)
 
     def test_failed_call_with_tokens_is_billed(self) -> None:
-        """Fault 34: partial tokens of a cut stream are billed."""
+        """Partial tokens of a cut stream are billed."""
         assert frontier_cost(self.USAGE, AttemptOutcome.FAILED) == frontier_cost(self.USAGE, AttemptOutcome.BROKEN)
         assert frontier_cost(self.USAGE, AttemptOutcome.FAILED)[0] == pytest.approx(0.0045)
 
@@ -183,7 +182,7 @@ class TestEngine:
         assert attempt_cost(Tier.TIER1, "self", "qwen", self.USAGE, None, CONFIG) == (None, "rent")
 
     def test_tier_without_an_hourly_price_is_unknown(self) -> None:
-        """Fault 48: price missing, here of an engine."""
+        """Price missing, here of an engine."""
         assert attempt_cost(Tier.ROUTER, "self", "qwen", self.USAGE, 2.5, CONFIG) == (None, None)
 
     @pytest.mark.parametrize("usage", [None, Usage(input_tokens=0, output_tokens=0)])

@@ -90,8 +90,6 @@ def test_request_becomes_what_it_may_be(asked: str, action: Action, becomes: str
 
 
 class TestWindow:
-    """Fault 50."""
-
     @pytest.mark.parametrize(
         ("now", "day", "month"),
         [
@@ -129,7 +127,6 @@ class TestMost:
         assert most == pytest.approx(1000 * 2e-6 + 300 * 8e-6)
 
     def test_model_without_a_price_costs_the_ceiling(self) -> None:
-        """Fault 48: budget uses ceiling price."""
         cost = CostConfig(frontier={"a/x": PRICE}, ceiling=DEAR)
         assert most_usd(FEATURES, ["a/x", "new/z"], cost, BudgetConfig()) == pytest.approx(1000 * 20e-6 + 500 * 80e-6)
 
@@ -142,7 +139,6 @@ class TestCharge:
         assert charge_usd(ESCALATED, CostConfig(ceiling=DEAR), 9.0) == pytest.approx(0.0015203)
 
     def test_of_unknown_price_is_the_ceiling(self) -> None:
-        """Fault 48."""
         unknown = FRONTIER.model_copy(update={"cost_usd": None, "price_source": None})
         record = ESCALATED.model_copy(update={"attempts": (DRAFT, unknown), "cost_usd": None})
         assert charge_usd(record, CostConfig(ceiling=DEAR), 9.0) == pytest.approx(0.00012 + 171 * 20e-6 + 60 * 80e-6)
@@ -155,7 +151,6 @@ class TestCharge:
 
     @given(record=anything, reserved=st.floats(0, 10))
     def test_is_never_negative_whatever_happened(self, record: RequestRecord, reserved: float) -> None:
-        """Fault 50: no negative cost."""
         assert charge_usd(record, CostConfig(ceiling=DEAR), reserved) >= 0
 
 

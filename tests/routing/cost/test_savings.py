@@ -133,7 +133,7 @@ def test_layers_and_purposes_add_up_whatever_happened(records: list[RequestRecor
 
 class TestUnknown:
     def test_request_of_unknown_cost_is_counted_and_in_no_sum(self) -> None:
-        """Fault 48: never 0."""
+        """A missing price is never 0."""
         total = report([ACCEPTED, ACCEPTED.model_copy(update={"request_id": "x", "cost_usd": None})]).total
         assert (total.requests, total.unpriced) == (2, 1)
         assert total.cost_usd == pytest.approx(0.0001203)

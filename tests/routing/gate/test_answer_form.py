@@ -59,7 +59,7 @@ def test_a_call_that_can_be_run_fits(call: ToolCall) -> None:
     ],
 )
 def test_a_call_that_cannot_be_run_does_not_fit(name: str, arguments: str) -> None:
-    """Fault 26: bad JSON arguments, unknown tool, missing required."""
+    """Bad JSON arguments, unknown tool, missing required."""
     assert not fits(ToolCall(name=name, arguments=arguments))
     assert not fits(CALL, ToolCall(name=name, arguments=arguments))
 
@@ -98,7 +98,7 @@ def test_calls_are_as_many_as_asked_for(calls: tuple[ToolCall, ...], body: dict[
     ],
 )
 def test_a_call_left_in_the_text_does_not_fit(text: str) -> None:
-    """Fault 26: small models write calls as bare JSON, which the engine's parser leaves as text."""
+    """Small models write calls as bare JSON, which the engine's parser leaves as text."""
     assert not fits(text=text)
     assert not fits(CALL, text=text)
 
@@ -156,13 +156,13 @@ def asks_for(kind: str, schema: Any = None, *, strict: bool | None = None) -> di
     ],
 )
 def test_json_output_fits_what_was_asked_for(body: dict[str, Any], text: str, expected: bool) -> None:
-    """Fault 27: JSON that does not match response_format."""
+    """JSON that does not match response_format."""
     assert json_fits(body, text) is expected
 
 
 @given(st.text(max_size=60) | st.integers(1, 5_000).map(lambda n: "[" * n))
 def test_any_text_parses_or_raises_value_error(text: str) -> None:
-    """Fault 4: depth is no crash."""
+    """Depth is no crash."""
     try:
         parse_json(text)
     except ValueError:

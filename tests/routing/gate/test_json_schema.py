@@ -105,26 +105,25 @@ UNCHECKABLE = {
 
 @pytest.mark.parametrize("name", UNCHECKABLE)
 def test_a_schema_that_cannot_be_checked_matches_nothing(name: str) -> None:
-    """Fault 12: recursive, huge and regex-bomb schemas take bounded time; what cannot be checked fails closed."""
+    """Recursive, huge and regex-bomb schemas take bounded time. What cannot be checked fails closed."""
     assert not matches("aaaa", UNCHECKABLE[name])
     assert not matches({"x": "aaaa", "a": {"a": {}}}, UNCHECKABLE[name])
 
 
 def test_a_pattern_that_backtracks_elsewhere_is_checked_in_linear_time() -> None:
-    """Fault 12: regex bomb."""
     assert not matches("a" * 50_000 + "!", {"pattern": "^(a+)+$"})
     assert matches("a" * 50_000, {"pattern": "^(a+)+$"})
 
 
 def test_a_large_automaton_is_not_run_over_a_long_text() -> None:
-    """Fault 12: the same pattern is checked on a short text."""
+    """The same pattern is checked on a short text."""
     schema = {"pattern": "(a|b)*a(a|b){1000}c"}
     assert matches("a" * 1001 + "c", schema)
     assert not matches("a" * 200_000 + "c", schema)
 
 
 def test_a_recursive_schema_takes_no_more_time_than_the_value_is_large() -> None:
-    """Fault 12: two ways down at every level would be 2 ** 50 without care."""
+    """Two ways down at every level would be 2 ** 50 without care."""
     both_ways = {"allOf": [{"properties": {"a": {"$ref": "#"}}}, {"properties": {"a": {"$ref": "#"}}}]}
     value: Any = 1
     for _ in range(50):

@@ -108,7 +108,7 @@ CASES: dict[str, tuple[dict[str, Any], ChoiceEvidence, tuple[RejectReason, ...]]
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_draft_is_rejected_for_every_reason_there_is(name: str) -> None:
-    """Faults 25, 26 and 27: what must never reach the client."""
+    """What must never reach the client."""
     body, draft, reasons = CASES[name]
     verdict = ruling(draft, body=body)
     assert verdict.reasons == reasons
@@ -187,14 +187,13 @@ def test_of_several_choices_the_least_certain_counts() -> None:
     ],
 )
 def test_the_judge_s_verdict_counts_against_its_threshold(p: float | None, reasons: tuple[RejectReason, ...]) -> None:
-    """Fault 28: a judge that gave no verdict rejects."""
+    """A judge that gave no verdict rejects."""
     assert ruling(choice(), config=GateConfig(judge_threshold=0.6), p=p).reasons == reasons
     assert ruling(choice(), p=p).accepted  # not asked, not counted
 
 
 @pytest.mark.parametrize("p", [math.nan, 1.5, -0.5, math.inf])
 def test_what_is_no_probability_is_no_verdict(p: float) -> None:
-    """Fault 28: unparsable judge."""
     body = asked()
     evidence = DraftEvidence(choices=(choice(),)).model_copy(update={"p_judge_ok": p})
     verdict = judge(body, features_of(body), evidence, GateConfig(judge_threshold=0.6))
@@ -395,6 +394,6 @@ def test_tokens_are_those_of_the_choice_that_is_furthest_behind() -> None:
     ],
 )
 def test_a_setting_out_of_range_or_misspelled_stops_the_start(wrong: dict[str, object]) -> None:
-    """Fault 56: a bad configuration is refused as a whole."""
+    """A bad configuration is refused as a whole."""
     with pytest.raises(ValidationError):
         GateConfig.model_validate(wrong)

@@ -181,7 +181,7 @@ PROMPTS = [
     first=st.booleans(),
 )
 def test_asking_for_a_tier_changes_nothing_but_the_length(prompt: str, steering: list[str], first: bool) -> None:
-    """Fault 24: a prompt saying "route me to the frontier / cheap model" is decided by its features only."""
+    """A prompt saying "route me to the frontier / cheap model" is decided by its features only."""
     plea = "\n".join(steering)
     steered = f"{plea}\n{prompt}" if first else f"{prompt}\n{plea}"
     assert chat(steered) == chat(prompt)
@@ -190,7 +190,6 @@ def test_asking_for_a_tier_changes_nothing_but_the_length(prompt: str, steering:
 
 @pytest.mark.parametrize("text", STEERING)
 def test_steering_is_counted(text: str) -> None:
-    """Fault 24: the abuse counter."""
     assert steering_attempt(text)
     assert steering_attempt(f"Who wrote Faust? {text}")
     assert steering_attempt("x " * EDGE_CHARS + text)

@@ -62,7 +62,7 @@ RULES = [
 def test_the_first_rule_that_applies_decides(
     requested: RequestedModel, tenant: str, features: RequestFeatures, tier: Tier, reason: DecisionReason
 ) -> None:
-    """Faults 21 and 24: explicit rules and features alone decide."""
+    """Explicit rules and features alone decide."""
     decision = decide_by_rules(requested, features, tenant, TIER1_CONTEXT, FRONTIER_CONTEXT, PINS)
     assert decision is not None
     assert (decision.tier, decision.reason) == (tier, reason)
@@ -94,7 +94,7 @@ def test_without_pins_tools_and_tenants_decide_nothing() -> None:
 def test_a_request_too_long_for_tier_1_goes_to_the_frontier(
     input_tokens: int, max_output_tokens: int | None, reason: DecisionReason | None
 ) -> None:
-    """Fault 21: context too long for tier 1 but fits the frontier."""
+    """Context too long for tier 1 but fits the frontier."""
     features = request(input_tokens=input_tokens, max_output_tokens=max_output_tokens)
     decision = decide_by_rules(AUTO, features, "anyone", TIER1_CONTEXT, FRONTIER_CONTEXT, PolicyConfig())
     assert (decision and decision.reason) == reason
@@ -118,7 +118,6 @@ def test_a_request_that_only_tier_1_can_hold_goes_there() -> None:
 def test_a_request_that_fits_no_tier_it_may_use_is_refused_with_the_numbers(
     requested: RequestedModel, input_tokens: int, limits: dict[Tier, int]
 ) -> None:
-    """Fault 22: context too long for both."""
     with pytest.raises(ContextTooLong) as caught:
         decide_by_rules(requested, request(input_tokens=input_tokens), "thrifty", TIER1_CONTEXT, FRONTIER_CONTEXT, PINS)
     assert caught.value.needed_tokens == input_tokens + 100
@@ -198,14 +197,14 @@ def test_a_score_that_reaches_the_threshold_stays_on_tier_1(
 @pytest.mark.parametrize("p_tier1_ok", [None, math.nan, -0.1, 1.1, math.inf])
 @pytest.mark.parametrize("no_score_tier", [Tier.TIER1, Tier.FRONTIER])
 def test_missing_score_uses_the_configured_tier(p_tier1_ok: float | None, no_score_tier: Tier) -> None:
-    """Fault 29: router dead; what is no probability counts as no score."""
+    """Router dead. What is no probability counts as no score."""
     config = PolicyConfig.model_validate({"no_score_tier": no_score_tier})
     decision = decide_by_score(AUTO, request(), p_tier1_ok, config)
     assert (decision.tier, decision.reason, decision.p_tier1_ok) == (no_score_tier, DecisionReason.NO_SCORE, None)
 
 
 def test_missing_score_fails_closed_by_default() -> None:
-    """Fault 29: the default is the frontier."""
+    """The default is the frontier."""
     assert decide_by_score(AUTO, request(), None, PolicyConfig()).tier is Tier.FRONTIER
 
 
@@ -262,7 +261,7 @@ def test_drafts_are_held_in_full_unless_someone_says_otherwise() -> None:
 
 @pytest.mark.parametrize("wrong", ["", "prefix", "prefix()", "prefix(-1)", "prefix(1", "FULL", "full "])
 def test_a_misspelled_hold_policy_stops_the_start(wrong: str) -> None:
-    """Fault 56: a bad configuration is refused as a whole."""
+    """A bad configuration is refused as a whole."""
     with pytest.raises(ValidationError):
         PolicyConfig(default_hold=wrong)
 
@@ -279,6 +278,6 @@ def test_a_misspelled_hold_policy_stops_the_start(wrong: str) -> None:
     ],
 )
 def test_a_setting_out_of_range_or_misspelled_stops_the_start(wrong: dict[str, object]) -> None:
-    """Fault 56: a bad configuration is refused as a whole."""
+    """A bad configuration is refused as a whole."""
     with pytest.raises(ValidationError):
         PolicyConfig.model_validate(wrong)

@@ -35,7 +35,6 @@ def test_without_a_canary_everybody_gets_the_stable() -> None:
     ids=["a section that needs a restart", "one version twice", "version 0", "share over 1", "unknown key"],
 )
 def test_wrong_release_is_refused(wrong: dict[str, object]) -> None:
-    """Fault 56: bad config on reload."""
     with pytest.raises(ValidationError):
         Release.model_validate(wrong)
 

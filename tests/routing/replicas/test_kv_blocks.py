@@ -45,7 +45,7 @@ def test_a_chain_may_be_continued_from_any_block(tokens: list[int], size: int, a
 def test_tenants_and_adapters_never_share_a_key(
     salt: str, other: str, lora: str | None, other_lora: str | None
 ) -> None:
-    """Fault 64: the same prompt of another tenant is another prefix."""
+    """The same prompt of another tenant is another prefix."""
     tokens = list(range(64))
     mine, theirs = block_keys(tokens, 4, root_key(salt, lora)), block_keys(tokens, 4, root_key(other, other_lora))
     if (salt, lora) == (other, other_lora):
@@ -55,7 +55,7 @@ def test_tenants_and_adapters_never_share_a_key(
 
 
 def test_a_salt_cannot_be_spelled_into_another_tenants_adapter() -> None:
-    """Fault 64: salt and LoRA name are separate even when their texts run together."""
+    """Salt and LoRA name are separate even when their texts run together."""
     roots = {root_key("ab", "c"), root_key("a", "bc"), root_key("abc"), root_key("abc", ""), root_key("ab\x01c")}
     assert len(roots) == 5
 

@@ -151,7 +151,7 @@ def test_first_token_corrects_the_queue() -> None:
 
 @pytest.mark.parametrize("end", ["cancelled in the queue", "cancelled while decoding", "completed"])
 def test_release_frees_everything(end: str) -> None:
-    """Fault 41: a request that ends in any phase leaves nothing behind."""
+    """A request that ends in any phase leaves nothing behind."""
     load = loaded()
     load.book("a", 1000, 1000, now=0.0)
     if end != "cancelled in the queue":

@@ -89,7 +89,7 @@ def test_last_ties_are_spread_by_seed() -> None:
 
 
 def test_no_healthy_replica_is_an_error_with_a_name() -> None:
-    """Fault 29: nobody to route to is told apart from a failed request."""
+    """Nobody to route to is told apart from a failed request."""
     with pytest.raises(NoReplicaAvailable, match="none of 2"):
         rank_replicas(PROMPT, [replica("a", healthy=False), replica("b", healthy=False)], CONFIG)
     with pytest.raises(NoReplicaAvailable, match="none of 0"):

@@ -82,7 +82,6 @@ SWITCHED = [(asked, got) for asked in TEXTS for got in TEXTS if asked != got]
 
 @pytest.mark.parametrize(("asked", "got"), SWITCHED)
 def test_an_answer_in_a_language_that_the_request_never_used_is_noticed(asked: str, got: str) -> None:
-    """Fault 25: wrong language."""
     assert switched_language(chat(TEXTS[asked]), TEXTS[got])
 
 

@@ -134,7 +134,7 @@ def looped_in_pieces(pieces: list[str]) -> bool:
 
 @pytest.mark.parametrize("name", LOOPS)
 def test_a_text_that_goes_round_in_circles_is_a_loop(name: str) -> None:
-    """Fault 25: a repeated loop is seen."""
+    """A repeated loop is seen."""
     assert looped(LOOPS[name], MIN_UNITS, MAX_RATIO)
 
 

@@ -37,7 +37,7 @@ HARMLESS = [
 
 @pytest.mark.parametrize(("text", "kind"), SECRETS.items(), ids=SECRETS.values())
 def test_secret_is_replaced_by_its_kind(text: str, kind: str) -> None:
-    """Fault 61: secrets and PII never in what is kept."""
+    """Secrets and PII never in what is kept."""
     assert findings(text) == (kind,)
     assert f"[{kind}]" in redact(text)
     assert findings(redact(text)) == ()

@@ -59,7 +59,6 @@ HELP = " Here is what you can do instead: call the office, ask for the form, and
 
 @pytest.mark.parametrize(("text", "whole"), REFUSALS)
 def test_a_refusal_shows_in_its_opening(text: str, whole: bool) -> None:
-    """Fault 25: refusal."""
     assert is_refusal(text)
     assert refuses_everything(text) == whole
 

@@ -101,7 +101,7 @@ def test_one_request_is_held_against_every_budget_it_is_paid_from(store: BudgetS
 
 
 def test_requests_of_one_batch_see_each_other(store: BudgetStore) -> None:
-    """Fault 46: 100 parallel requests on a budget for one."""
+    """100 parallel requests on a budget for one."""
     store.put(budget(), NOW)
     asked = [Reserve(f"r{n}", BLUE, 1.0, 0.1, NOW + timedelta(minutes=5)) for n in range(100)]
     granted = store.apply([], asked, NOW)
@@ -109,7 +109,6 @@ def test_requests_of_one_batch_see_each_other(store: BudgetStore) -> None:
 
 
 def test_processes_see_each_other(database: dict[str, Any], store: BudgetStore) -> None:
-    """Fault 46, across two processes."""
     store.put(budget(1.0), datetime.now(UTC))
     racers = [
         subprocess.Popen(
@@ -130,7 +129,7 @@ def test_processes_see_each_other(database: dict[str, Any], store: BudgetStore) 
 
 
 class TestClock:
-    """Fault 50: clock jump ±1 h, UTC midnight, month end."""
+    """Clock jump ±1 h, UTC midnight, month end."""
 
     def test_new_day_begins_with_nothing_spent(self, store: BudgetStore) -> None:
         store.put(budget(), NOW)

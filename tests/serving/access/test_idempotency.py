@@ -45,14 +45,14 @@ def store(clock: Clock) -> IdempotencyStore:
 
 
 def test_retry_of_a_finished_request_is_replayed(store: IdempotencyStore) -> None:
-    """Fault 44: one charge, the same answer."""
+    """One charge, the same answer."""
     claim(store).finish(FRAMES)
     assert store.begin("a", "k", "h") == Replay(tuple(FRAMES))
     assert store.begin("a", "k", "h") == Replay(tuple(FRAMES))
 
 
 def test_retry_of_a_running_request_is_a_conflict(store: IdempotencyStore) -> None:
-    """Fault 44: or 409."""
+    """The second one gets 409."""
     claim(store)
     with pytest.raises(Conflict):
         store.begin("a", "k", "h")

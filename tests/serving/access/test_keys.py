@@ -71,7 +71,7 @@ WRONG = {
 
 @pytest.mark.parametrize("header", WRONG.values(), ids=WRONG.keys())
 def test_every_wrong_key_is_unauthorized(header: str | None, caplog: pytest.LogCaptureFixture) -> None:
-    """Fault 17: one status, no key material in the message or the log."""
+    """One status, no key material in the message or the log."""
     caplog.set_level(logging.DEBUG)
     with pytest.raises(Unauthorized) as refused:
         ring(ENTRY, REVOKED_ENTRY, EXPIRED_ENTRY).authenticate(header, now=NOW)
@@ -83,7 +83,7 @@ def test_every_wrong_key_is_unauthorized(header: str | None, caplog: pytest.LogC
 
 
 def test_wrong_keys_are_told_apart_by_nothing() -> None:
-    """Fault 17: whether a key was ever known is not in the answer."""
+    """Whether a key was ever known is not in the answer."""
     messages = set()
     for header in (WRONG["unknown"], WRONG["revoked"], WRONG["expired"], WRONG["sql"], WRONG["1 MB"]):
         with pytest.raises(Unauthorized) as refused:
@@ -163,7 +163,7 @@ def test_other_hosts_need_keys(host: str) -> None:
 
 @pytest.mark.parametrize("tenant", ["a@b/c\\d", "nul\x00", "t" * 10_240, "", "\ud800", "テナント"])
 def test_any_tenant_id_gives_a_valid_salt(tenant: str) -> None:
-    """Fault 10: vLLM takes at most 128 characters, none of @ / \\ and NUL."""
+    """vLLM takes at most 128 characters, none of @ / \\ and NUL."""
     salt = tenant_salt(b"s" * 32, tenant)
     assert len(salt) == 64
     assert set(salt) <= set("0123456789abcdef")

@@ -65,7 +65,7 @@ def arguments(text: str) -> dict[str, Any]:
 
 
 CHAT_REFUSED: list[tuple[str, dict[str, Any], str]] = [
-    # Fault 5
+    # Shape of the messages
     ("no messages", {"messages": []}, "messages"),
     ("messages null", {"messages": None}, "messages"),
     ("messages text", {"messages": "hi"}, "messages"),
@@ -106,7 +106,7 @@ CHAT_REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("deep arguments", arguments("[" * 10_000), "messages[1].tool_calls[0].function.arguments"),
     ("long number in arguments", arguments("9" * 5_000), "messages[1].tool_calls[0].function.arguments"),
     ("surrogate in arguments", arguments('{"a":"\\ud800"}'), "messages[1].tool_calls[0].function.arguments"),
-    # Fault 6
+    # Number of choices
     ("n 0", {"n": 0}, "n"),
     ("n -1", {"n": -1}, "n"),
     ("n 9", {"n": 9}, "n"),
@@ -115,7 +115,7 @@ CHAT_REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("n true", {"n": True}, "n"),
     ("n 1.0", {"n": 1.0}, "n"),
     ("best_of", {"best_of": 2}, "best_of"),
-    # Fault 7
+    # Limits on tokens
     ("max_tokens 0", {"max_tokens": 0}, "max_tokens"),
     ("max_tokens -1", {"max_tokens": -1}, "max_tokens"),
     ("max_tokens 10**9", {"max_tokens": 10**9}, "max_tokens"),
@@ -123,7 +123,7 @@ CHAT_REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("max_completion_tokens 4097", {"max_completion_tokens": 4097}, "max_completion_tokens"),
     ("two limits", {"max_tokens": 5, "max_completion_tokens": 5}, "max_tokens"),
     ("min_tokens", {"min_tokens": 10, "max_tokens": 5}, "min_tokens"),
-    # Fault 8
+    # Sampling
     ("temperature -0.1", {"temperature": -0.1}, "temperature"),
     ("temperature 2.1", {"temperature": 2.1}, "temperature"),
     ("temperature text", {"temperature": "1"}, "temperature"),
@@ -151,7 +151,7 @@ CHAT_REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("metadata not text", {"metadata": {"a": 1}}, "metadata.a"),
     ("unknown field", {"temprature": 1}, "temprature"),
     ("no model", {"model": None}, "model"),
-    # Fault 12
+    # Schemas
     ("recursive schema", schema({"$ref": "#"}), "response_format.json_schema.schema"),
     ("1 MB schema", schema({"description": "x" * 2**20}), "response_format.json_schema.schema"),
     ("regex bomb", schema({"pattern": "(((a{1,256}){1,256}){1,256}){1,256}"}), "response_format.json_schema.schema"),
@@ -164,7 +164,7 @@ CHAT_REFUSED: list[tuple[str, dict[str, Any], str]] = [
         {"response_format": {"type": "json_schema", "json_schema": {"name": "s"}}},
         "response_format.json_schema.schema",
     ),
-    # Fault 14
+    # Images
     ("link-local image", image("http://169.254.169.254/latest/meta-data"), "messages[0].content[1].type"),
     ("file image", image("file:///etc/passwd"), "messages[0].content[1].type"),
     ("private image", image("http://10.0.0.1/x.png"), "messages[0].content[1].type"),
@@ -208,7 +208,6 @@ CHAT_REFUSED: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("fields", "param"), [row[1:] for row in CHAT_REFUSED], ids=[row[0] for row in CHAT_REFUSED])
 def test_bad_chat_body_is_refused_by_the_name_of_its_field(fields: dict[str, Any], param: str) -> None:
-    """Faults 5 to 8, 12 and 14."""
     with pytest.raises(InvalidRequest) as refused:
         chat(**fields)
     assert refused.value.param == param
@@ -219,7 +218,6 @@ def test_bad_chat_body_is_refused_by_the_name_of_its_field(fields: dict[str, Any
 @pytest.mark.parametrize("name", sorted(REFUSED))
 @pytest.mark.parametrize("value", [None, "x", {"a": 1}], ids=["null", "text", "object"])
 def test_field_of_the_engine_or_of_our_configuration_is_refused_by_name(name: str, value: Any) -> None:
-    """Faults 9 and 15."""
     for read in (chat, completion):
         with pytest.raises(InvalidRequest, match=f"'{name}'") as refused:
             read(**{name: value})
@@ -234,7 +232,7 @@ DESTINATIONS = "api_base base_url user_config x-portkey-custom-host"
 
 @pytest.mark.parametrize("name", [*DANGEROUS.split(), *DESTINATIONS.split()])
 def test_dangerous_field_never_reaches_a_call_body(name: str) -> None:
-    """Faults 9 and 15: also when a future edit forgets the table of refused fields."""
+    """Also when a future edit forgets the table of refused fields."""
     with pytest.raises(InvalidRequest):
         chat(**{name: "x"})
     assert name not in ChatCompletionBody.model_fields
@@ -276,7 +274,6 @@ COMPLETION_REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("fields", "param"), [row[1:] for row in COMPLETION_REFUSED], ids=[row[0] for row in COMPLETION_REFUSED]
 )
 def test_bad_completion_body_is_refused_by_the_name_of_its_field(fields: dict[str, Any], param: str) -> None:
-    """Faults 6, 7 and 8."""
     with pytest.raises(InvalidRequest) as refused:
         completion(**fields)
     assert refused.value.param == param
@@ -631,7 +628,7 @@ def test_any_json_object_is_read_or_refused_by_name(body: dict[str, Any]) -> Non
 
 
 def test_refusal_does_not_repeat_the_prompt() -> None:
-    """Fault 61: error texts are logged; what the caller wrote is not in them, nor in their causes."""
+    """Error texts are logged. What the caller wrote is not in them, nor in their causes."""
     with pytest.raises(InvalidRequest) as refused:
         chat(**messages({"role": "user", "content": "my secret", "x": "my secret"}), temperature="my secret")
     assert "secret" not in f"{refused.value.message} {refused.value.__cause__}"

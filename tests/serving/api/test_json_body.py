@@ -53,7 +53,6 @@ REFUSED = {
 
 @pytest.mark.parametrize("raw", REFUSED.values(), ids=REFUSED.keys())
 def test_body_that_is_not_one_well_behaved_object_is_refused(raw: bytes) -> None:
-    """Faults 1 and 4."""
     with pytest.raises(InvalidRequest) as refused:
         parse_body(raw)
     assert len(refused.value.message) < 200
@@ -81,7 +80,6 @@ def test_odd_but_honest_body_is_read(raw: bytes, value: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":'])
 def test_depth_has_an_exact_limit(opening: bytes) -> None:
-    """Fault 4."""
 
     def nested(levels: int) -> bytes:
         return b'{"a":' + opening * (levels - 1) + b"1" + {b"[": b"]"}.get(opening, b"}") * (levels - 1) + b"}"

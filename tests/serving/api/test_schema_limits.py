@@ -102,7 +102,6 @@ REFUSED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("schema", REFUSED.values(), ids=REFUSED.keys())
 def test_schema_out_of_bounds_is_refused(schema: dict[str, Any]) -> None:
-    """Fault 12."""
     with pytest.raises(InvalidRequest) as refused:
         check_schema(schema, "tools[0].function.parameters")
     assert refused.value.param == "tools[0].function.parameters"

@@ -54,7 +54,6 @@ def test_nothing_named_is_nothing_read() -> None:
 
 
 def test_changed_tensors_are_refused_by_name(artefact: Path) -> None:
-    """Fault 58: wrong hash."""
     path = tensors_path(artefact, HeadKind.ROUTER)
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     said = refusal(PolicyConfig(artefact=artefact, quality_target=0.9))
@@ -63,7 +62,7 @@ def test_changed_tensors_are_refused_by_name(artefact: Path) -> None:
 
 
 def test_pickle_is_refused_by_name(artefact: Path) -> None:
-    """Fault 58: a pickle, even one that its manifest vouches for."""
+    """A pickle, even one that its manifest vouches for."""
     content = pickle.dumps({"weights": 1})
     tensors_path(artefact, HeadKind.ROUTER).write_bytes(content)
     manifest = manifest_path(artefact, HeadKind.ROUTER)
@@ -73,7 +72,6 @@ def test_pickle_is_refused_by_name(artefact: Path) -> None:
 
 
 def test_other_labels_are_refused_by_name(artefact: Path) -> None:
-    """Fault 58: wrong label set."""
     manifest = manifest_path(artefact, HeadKind.ROUTER)
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"label_set": ["good", "bad"]}))
     assert "labels" in refusal(PolicyConfig(artefact=artefact, quality_target=0.9))

@@ -55,7 +55,7 @@ async def bought(
 
 
 async def test_every_choice_is_judged_and_the_worst_counts() -> None:
-    """Fault 23: a good first choice does not cover a bad second one."""
+    """A good first choice does not cover a bad second one."""
     trace, router = new_trace(), ScriptedRouter(verdict=0.7)
     got = await bought(Signal.VERDICT, trace, router, ScriptedTier1(), evidence("one", "two"))
     assert router.judged == ["one", "two"]
@@ -78,7 +78,6 @@ async def test_samples_are_drawn_in_one_call_from_the_same_prompt() -> None:
 
 @pytest.mark.parametrize("answer", [RouterFailed("dead"), None], ids=["dead", "silent"])
 async def test_signal_that_fails_is_noted_as_asked_for(answer: Exception | None) -> None:
-    """Fault 28."""
     trace = new_trace()
     got = await bought(Signal.VERDICT, trace, ScriptedRouter(verdict=answer), ScriptedTier1(), evidence("one"))
     assert (got.p_judge_ok, got.asked) == (None, (Signal.VERDICT,))
@@ -94,7 +93,7 @@ async def test_without_a_router_there_is_no_verdict() -> None:
 
 
 async def test_samples_end_with_the_request() -> None:
-    """Fault 41: a client that leaves while samples are drawn leaves nothing running."""
+    """A client that leaves while samples are drawn leaves nothing running."""
     trace, tier1 = new_trace(), ScriptedTier1()
     tier1.samples_wait = asyncio.Event()
     task = asyncio.create_task(bought(Signal.SAMPLES, trace, None, tier1, evidence("one")))

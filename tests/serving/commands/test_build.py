@@ -38,7 +38,7 @@ def test_ray_takes_the_document(capsys: pytest.CaptureFixture[str]) -> None:
 def test_secret_stays_a_name_even_where_it_is_known(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fault 61: the document may be kept anywhere."""
+    """The document may be kept anywhere."""
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-live-secret")
     text = yaml.safe_dump(built(capsys))
     assert "sk-live-secret" not in text

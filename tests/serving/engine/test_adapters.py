@@ -135,7 +135,7 @@ LAYER_0 = "model.layers.0.self_attn.q_proj.weight"
 async def test_adapter_of_another_model_never_reaches_the_engine(
     folder: Path, tmp_path: Path, weights: dict[str, np.ndarray], why: str | None
 ) -> None:
-    """Fault 58: vLLM takes one, and dies of it in a step."""
+    """vLLM takes one, and dies of it in a step."""
     base, loading = tmp_path / "base", Loading()
     base.mkdir()
     safetensors.numpy.save_file(weights, base / "model-00001-of-00001.safetensors")

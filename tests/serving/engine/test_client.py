@@ -47,6 +47,6 @@ def test_failed_probe_of_the_router_is_the_routers_failure() -> None:
 
 
 def test_bug_in_the_replica_shows_its_class_and_nothing_else() -> None:
-    """Fault 61: an exception's text may hold the prompt."""
+    """An exception's text may hold the prompt."""
     ours = from_ray(remote(KeyError("words of the user")), Tier1Failed)
     assert (type(ours), ours.message) == (Tier1Failed, "the replica failed: KeyError")

@@ -80,7 +80,6 @@ def test_child_ends_when_its_parent_does() -> None:
 
 
 def test_api_key_is_neither_in_the_command_line_nor_in_the_settings() -> None:
-    """Fault 61."""
     config = StandinConfig(model="m", model_path="/w", api_key="hush")
     assert "hush" not in config.model_dump_json()
     assert "hush" not in repr(config)

@@ -72,7 +72,7 @@ def test_completions_take_our_token_ids_as_the_prompt() -> None:
 
 
 def test_our_fields_win_over_the_bodys() -> None:
-    """Fault 9: whatever slipped through the allow-list."""
+    """Whatever slipped through the allow-list."""
     smuggled = {
         "messages": [{"role": "user", "content": "hi"}],
         "model": "theirs",

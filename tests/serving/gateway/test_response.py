@@ -187,7 +187,7 @@ def test_error_without_a_time_names_none() -> None:
 
 
 async def test_error_after_the_first_frame_is_a_frame_and_there_is_no_done() -> None:
-    """Fault 34: a clean end would be read as a complete answer."""
+    """A clean end would be read as a complete answer."""
     client = await write(Source([text("half an"), StreamBroken("cut")]))
     assert client.status == 200
     said, error = client.chunks
@@ -347,7 +347,6 @@ async def test_error_during_the_hold_is_a_frame_once_headers_are_out() -> None:
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_client_that_leaves_closes_the_generator(stream: bool) -> None:
-    """Fault 41."""
     client = Client()
     source = Source([text("one"), asyncio.Event().wait()])
     task = asyncio.create_task(write(source, client, stream=stream))
@@ -378,7 +377,6 @@ async def test_whoever_cancels_the_response_closes_the_generator() -> None:
 
 
 async def test_client_that_takes_no_byte_for_too_long_is_dropped_and_the_generator_closed() -> None:
-    """Fault 42."""
     client = Client(reads=2)
     source = Source(text(str(i)) for i in range(1000))
     impatient = ResponseConfig(hold_headers_s=30, keepalive_s=30, write_timeout_s=0.05)
@@ -389,7 +387,7 @@ async def test_client_that_takes_no_byte_for_too_long_is_dropped_and_the_generat
 
 
 async def test_slow_reader_slows_the_source_instead_of_filling_memory() -> None:
-    """Fault 42: what is not read is not generated."""
+    """What is not read is not generated."""
     client = Client(reads=1)
     source = Source(text(str(i)) for i in range(1000))
     task = asyncio.create_task(write(source, client))

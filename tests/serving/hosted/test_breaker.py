@@ -97,14 +97,14 @@ def test_a_probe_given_back_unreported_makes_room_for_the_next(breaker: Breaker,
 
 
 def test_recovery_is_seen_within_30_s_for_every_allowed_configuration() -> None:
-    """Fault 32: the breaker closes within 30 s of recovery."""
+    """The breaker closes within 30 s of recovery."""
     assert BreakerConfig(open_s=30).open_s == 30
     with pytest.raises(ValueError, match="open_s"):
         BreakerConfig(open_s=30.1)
 
 
 def test_results_from_before_the_last_change_are_ignored(breaker: Breaker, clock: Clock) -> None:
-    """Fault 52: neither stragglers of the outage nor slow successes from before it make the breaker flap."""
+    """Neither stragglers of the outage nor slow successes from before it make the breaker flap."""
     changes: list[BreakerState] = []
     breaker = Breaker(CONFIG, clock, changes.append)
     old = [permit(breaker) for _ in range(10)]

@@ -118,7 +118,7 @@ async def test_a_prompt_of_token_ids_is_refused_without_a_call(a, build: Build) 
 
 @BOTH
 async def test_what_is_sent_upstream(kind: str, a, build: Build) -> None:
-    """Fault 45: the SDKs do not retry; usage is always asked for."""
+    """The SDKs do not retry. Usage is always asked for."""
     client = build(provider("a", a, kind=kind, max_output_tokens=50))
     await ask(client, a_call(max_tokens=99, temperature=0.5))
     (exchange,) = a.exchanges
@@ -225,7 +225,6 @@ async def test_a_probe_brings_an_idle_provider_back(a, build: Build) -> None:
 async def test_a_key_echoed_by_the_provider_reaches_no_error_and_no_log(
     kind: str, status: int, a, build: Build, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Fault 61."""
     a.always(error(status, f"bad key {KEY}, header Bearer {KEY}"))
     with caplog.at_level(logging.DEBUG):
         asked = await ask(build(provider("a", a, kind=kind)), a_call())

@@ -18,7 +18,7 @@ from tests.serving.hosted.asking import BOTH, CANCELLED, Build, a_call, a_trace,
 
 @BOTH
 async def test_closing_a_stream_hangs_up_on_the_provider_within_250_ms(kind: str, a, build: Build) -> None:
-    """Fault 41: and books what had come."""
+    """And books what had come."""
     a.script(stall("a b c d", 2))
     client, call = build(provider("a", a, kind=kind), idle_timeout_s=60), a_call(stream=True, input_tokens=7)
     trace = a_trace(call)
@@ -38,7 +38,7 @@ async def test_closing_a_stream_hangs_up_on_the_provider_within_250_ms(kind: str
 @BOTH
 @pytest.mark.parametrize("script", [silence(), slow_first_token(60), stall("a b", 1)], ids=lambda s: s.fault.value)
 async def test_cancelling_a_whole_answer_hangs_up_within_250_ms(kind: str, script: Script, a, build: Build) -> None:
-    """Fault 41: at every station before the answer."""
+    """At every station before the answer."""
     a.script(script)
     client = build(provider("a", a, kind=kind), ttft_timeout_s=60, idle_timeout_s=60)
     call = a_call(input_tokens=7)
@@ -60,7 +60,7 @@ async def test_cancelling_a_whole_answer_hangs_up_within_250_ms(kind: str, scrip
 
 
 async def test_many_cancelled_requests_leave_nothing_behind(a, build: Build) -> None:
-    """Fault 43: no orphaned upstream call, whatever the moment of the cancel."""
+    """No orphaned upstream call, whatever the moment of the cancel."""
     a.always(ok("a b c d e f", first_token_delay_s=0.005, token_delay_s=0.002))
     client = build(provider("a", a))
     rng = random.Random(5)

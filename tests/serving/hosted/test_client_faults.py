@@ -1,4 +1,4 @@
-"""serving/hosted/client.py: the sixteen upstream failures S01 to S16, over real HTTP."""
+"""serving/hosted/client.py: the sixteen upstream failures, over real HTTP."""
 
 import asyncio
 import random
@@ -61,7 +61,6 @@ SAID = "one two three"
 
 @BOTH
 async def test_a_short_retry_after_is_waited_for(kind: str, a, build: Build) -> None:
-    """Fault 31 (S01)."""
     a.script(error(429, retry_after_s=0.05), ok("hello"))
     asked = await ask(build(provider("a", a, kind=kind)), a_call())
     assert asked.text == "hello"
@@ -70,7 +69,6 @@ async def test_a_short_retry_after_is_waited_for(kind: str, a, build: Build) -> 
 
 
 async def test_a_rate_limit_without_retry_after_is_tried_again_then_elsewhere(a, b, ab: HostedClient) -> None:
-    """Fault 31 (S02)."""
     a.always(error(429))
     asked = await ask(ab, a_call())
     assert asked.error is None
@@ -78,14 +76,13 @@ async def test_a_rate_limit_without_retry_after_is_tried_again_then_elsewhere(a,
 
 
 async def test_a_retry_after_past_the_deadline_goes_to_the_next_provider(a, b, ab: HostedClient) -> None:
-    """Fault 31."""
     a.script(error(429, retry_after_s=60))
     asked = await ask(ab, a_call(deadline_s=5))
     assert (asked.text, a.calls, b.calls) == ("hello", 1, 1)
 
 
 async def test_when_every_provider_is_limited_the_client_learns_when_to_come_back(a, b, ab: HostedClient) -> None:
-    """Fault 31: 429 with Retry-After, at once."""
+    """429 with Retry-After, at once."""
     a.always(error(429, retry_after_s=90))
     b.always(error(429, retry_after_s=60))
     asked = await ask(ab, a_call(deadline_s=5))
@@ -95,7 +92,7 @@ async def test_when_every_provider_is_limited_the_client_learns_when_to_come_bac
 
 
 async def test_rate_limits_do_not_open_the_breaker(a, build: Build) -> None:
-    """Fault 52: a burst that is limited is no outage."""
+    """A burst that is limited is no outage."""
     observer = Counted()
     client = build(provider("a", a, breaker={"failures_to_open": 1}), observer=observer, max_tries=1)
     a.always(error(429))
@@ -108,7 +105,6 @@ async def test_rate_limits_do_not_open_the_breaker(a, build: Build) -> None:
 @BOTH
 @EITHER_WAY
 async def test_one_500_is_retried_and_nobody_notices(kind: str, stream: bool, a, build: Build) -> None:
-    """Fault 32 (S03)."""
     a.script(error(500), ok("fine"))
     asked = await ask(build(provider("a", a, kind=kind)), a_call(stream=stream))
     assert (asked.text, asked.error) == ("fine", None)
@@ -116,7 +112,7 @@ async def test_one_500_is_retried_and_nobody_notices(kind: str, stream: bool, a,
 
 
 async def test_an_outage_opens_the_breaker_and_recovery_closes_it_without_flapping(a, b, build: Build) -> None:
-    """Fault 32 (S04, S15): fallback at once while it lasts, back within 30 s after it."""
+    """Fallback at once while it lasts, back within 30 s after it."""
     clock, observer = ManualClock(), Counted()
     a.always(error(503))
     client = build(
@@ -173,7 +169,6 @@ async def test_when_every_breaker_is_open_the_answer_is_an_immediate_503(a, buil
 
 @pytest.mark.parametrize("max_tries", [1, 2, 5])
 async def test_one_budget_of_tries_over_all_providers(max_tries: int, a, b, build: Build) -> None:
-    """Fault 45."""
     a.always(error(500))
     b.always(error(500))
     asked = await ask(build(provider("a", a), provider("b", b), max_tries=max_tries), a_call())
@@ -195,7 +190,7 @@ async def test_a_provider_that_refuses_our_key_is_not_asked_twice(status: int, a
 async def test_a_provider_that_never_begins_is_replaced(
     kind: str, stream: bool, script: Script, a, b, build: Build
 ) -> None:
-    """Fault 33 (S05-S07): within a second after the limit on the first token."""
+    """Within a second after the limit on the first token."""
     a.always(script)
     client = build(provider("a", a, kind=kind), provider("b", b), quick_retries=0, max_tries=5, **BRIEF)
     began = time.perf_counter()
@@ -234,7 +229,7 @@ async def test_a_try_we_gave_up_on_is_booked_with_its_prompt(a, b, build: Build)
 async def test_a_stream_cut_after_its_first_content_breaks_openly_and_is_billed(
     kind: str, script: Script, a, b, build: Build
 ) -> None:
-    """Faults 34 and 68 (S08): no switch of models, no clean end; the partial tokens are booked."""
+    """No switch of models, no clean end. The partial tokens are booked."""
     a.script(script)
     asked = await ask(build(provider("a", a, kind=kind), provider("b", b)), a_call(stream=True, input_tokens=7))
     assert isinstance(asked.error, StreamBroken)
@@ -253,7 +248,7 @@ async def test_a_stream_cut_after_its_first_content_breaks_openly_and_is_billed(
 async def test_a_whole_answer_that_is_cut_is_replaced_unseen_and_billed(
     kind: str, script: Script, a, b, build: Build
 ) -> None:
-    """Faults 35 and 36: nothing had been released, so another provider answers; what was generated is paid."""
+    """Nothing had been released, so another provider answers. What was generated is paid."""
     a.always(script)
     client = build(provider("a", a, kind=kind), provider("b", b), quick_retries=0, idle_timeout_s=0.3)
     asked = await ask(client, a_call())
@@ -266,7 +261,6 @@ async def test_a_whole_answer_that_is_cut_is_replaced_unseen_and_billed(
 
 @BOTH
 async def test_a_stall_after_content_ends_in_stream_broken_at_the_idle_limit(kind: str, a, build: Build) -> None:
-    """Fault 36 (S09)."""
     observer = Counted()
     a.script(stall("a b c d", 2))
     asked = await ask(build(provider("a", a, kind=kind), observer=observer, idle_timeout_s=0.3), a_call(stream=True))
@@ -300,7 +294,6 @@ async def test_a_slow_reader_is_not_a_stalled_provider(a, build: Build) -> None:
 @BOTH
 @EITHER_WAY
 async def test_odd_streams_are_tolerated(kind: str, stream: bool, script: Script, a, build: Build) -> None:
-    """Faults 37 and 68 (S10, S11)."""
     a.script(script)
     asked = await ask(build(provider("a", a, kind=kind)), a_call(stream=stream))
     assert (asked.text, asked.error) == ("one two three", None)
@@ -309,7 +302,7 @@ async def test_odd_streams_are_tolerated(kind: str, stream: bool, script: Script
 
 
 async def test_a_stream_cut_after_its_finish_is_complete_with_estimated_usage(a, build: Build) -> None:
-    """Fault 37: a missing goodbye is tolerated only because the finish reason was seen."""
+    """A missing goodbye is tolerated only because the finish reason was seen."""
     a.script(hang("one two", usage=UsageStyle.MISSING))
     asked = await ask(build(provider("a", a), idle_timeout_s=0.3), a_call(stream=True))
     assert (asked.text, asked.error) == ("one two", None)
@@ -332,7 +325,7 @@ async def test_a_redirect_is_not_followed_as_it_would_carry_the_key_away(a, b, b
 
 @BOTH
 async def test_a_refused_request_is_passed_on_at_once_without_a_retry_storm(kind: str, a, b, build: Build) -> None:
-    """Fault 38 (S13): 400 from the content filter; nobody else is asked, the breaker does not count it."""
+    """400 from the content filter. Nobody else is asked, the breaker does not count it."""
     observer = Counted()
     a.script(content_filter_400())
     client = build(provider("a", a, kind=kind, breaker={"failures_to_open": 1}), provider("b", b), observer=observer)
@@ -347,7 +340,7 @@ async def test_a_refused_request_is_passed_on_at_once_without_a_retry_storm(kind
 @BOTH
 @EITHER_WAY
 async def test_a_filtered_answer_keeps_its_finish_reason(kind: str, stream: bool, a, build: Build) -> None:
-    """Fault 38 (S13): 200 with finish_reason content_filter, at Anthropic stop_reason refusal."""
+    """200 with finish_reason content_filter, at Anthropic stop_reason refusal."""
     a.script(content_filter_200("I "))
     asked = await ask(build(provider("a", a, kind=kind)), a_call(stream=stream))
     assert [f.finish_reason for f in asked.frames if f.finish_reason] == ["content_filter"]
@@ -356,7 +349,6 @@ async def test_a_filtered_answer_keeps_its_finish_reason(kind: str, stream: bool
 
 
 async def test_a_fallback_that_refuses_a_parameter_gives_a_clear_400(a, b, ab: HostedClient) -> None:
-    """Fault 39 (S14)."""
     a.always(error(503))
     b.script(error(400, "Unsupported parameter: seed", param="seed"))
     asked = await ask(ab, a_call(seed=1))
@@ -367,7 +359,7 @@ async def test_a_fallback_that_refuses_a_parameter_gives_a_clear_400(a, b, ab: H
 
 
 async def test_parameters_are_dropped_and_renamed_per_provider(a, b, build: Build) -> None:
-    """Fault 39 (S14): translated or dropped where the operator says so."""
+    """Translated or dropped where the operator says so."""
     a.always(error(503))
     other = provider(
         "b", b, drop_params=["seed", "stream_options"], rename_params={"max_completion_tokens": "max_tokens"}

@@ -19,7 +19,7 @@ from tests.serving.hosted.asking import BOTH, EITHER_WAY, FAILED, SERVED, Build,
 async def test_usage_is_counted_once_however_it_is_reported(
     kind: str, usage: UsageStyle, stream: bool, a, build: Build
 ) -> None:
-    """Fault 37: in a last chunk, in a chunk with choices, or on every chunk."""
+    """In a last chunk, in a chunk with choices, or on every chunk."""
     a.script(ok("one two three", usage=usage, input_tokens=11, cached_tokens=4))
     asked = await ask(build(provider("a", a, kind=kind)), a_call(stream=stream))
     (attempt,), (exchange,) = asked.attempts, a.exchanges
@@ -34,7 +34,7 @@ async def test_usage_is_counted_once_however_it_is_reported(
 @BOTH
 @EITHER_WAY
 async def test_missing_usage_is_estimated_and_marked(kind: str, stream: bool, a, build: Build) -> None:
-    """Faults 49 and 68: the provider drops it; message_stop without usage."""
+    """The provider drops it, or message_stop comes without usage."""
     a.script(ok("one two three", usage=UsageStyle.MISSING))
     asked = await ask(build(provider("a", a, kind=kind)), a_call(stream=stream, input_tokens=7))
     assert asked.attempts[0].outcome is SERVED
@@ -52,7 +52,6 @@ async def test_anthropics_cache_reads_and_writes_are_booked_as_parts_of_the_inpu
 
 @EITHER_WAY
 async def test_after_failover_model_usage_and_cost_are_the_serving_providers(stream: bool, a, b, build: Build) -> None:
-    """Fault 40 (S16): identity after failover."""
     a.script(error(503), error(503))
     b.script(ok("x y", input_tokens=1000, cached_tokens=500))
     client = build(provider("a", a), provider("b", b, model="other"))

@@ -47,6 +47,6 @@ def test_a_frontier_without_providers_is_refused() -> None:
 
 
 def test_the_key_is_never_shown() -> None:
-    """Fault 61: not in the resolved tree that is logged at start."""
+    """Not in the resolved tree that is logged at start."""
     shown = config()
     assert "sk-secret" not in repr(shown) + shown.model_dump_json() + str(shown.model_dump(mode="json"))

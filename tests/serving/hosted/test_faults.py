@@ -242,7 +242,7 @@ def test_retry_after_is_seconds_milliseconds_or_a_date(headers: dict[str, str], 
 
 @pytest.mark.parametrize("status", [*STATUS_RULES, 418, 599])
 def test_no_error_text_quotes_the_key(status: int) -> None:
-    """Fault 61: a provider that echoes our key does not get it into an error, a cause or a log."""
+    """A provider that echoes our key does not get it into an error, a cause or a log."""
     body = {"error": {"message": f"Incorrect API key provided: {KEY}", "param": KEY, "code": KEY, "type": KEY}}
     error = openai_error(status, body)
     fault = translate(error, CONFIG)

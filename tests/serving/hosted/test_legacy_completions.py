@@ -31,7 +31,7 @@ def test_logprobs_are_asked_for_in_chat_terms() -> None:
     ],
 )
 def test_what_no_chat_model_can_do_is_refused_by_name(param: str, body: dict[str, Any]) -> None:
-    """Fault 39: a clear 400, never an answer that ignored the parameter."""
+    """A clear 400, never an answer that ignored the parameter."""
     with pytest.raises(InvalidRequest) as refused:
         chat_body(body)
     assert refused.value.param == param

@@ -97,14 +97,14 @@ def test_an_answer_is_complete_when_every_choice_was_finished(n: int, pieces: li
 
 
 def test_usage_comes_from_the_provider_once() -> None:
-    """Fault 37: repeated running totals are not added up."""
+    """Repeated running totals are not added up."""
     answer = Answer(a_call(), "big")
     take(answer, *(Piece(counts=Counts(10, n, cached_tokens=4)) for n in (1, 2, 3, 3)))
     assert answer.usage() == Usage(input_tokens=10, output_tokens=3, cached_tokens=4)
 
 
 def test_missing_usage_is_estimated_and_marked() -> None:
-    """Fault 49: tool calls and reasoning count as output too."""
+    """Tool calls and reasoning count as output too."""
     answer = Answer(a_call(input_tokens=7), "big", count_tokens=len)
     call = [{"index": 0, "id": "t", "function": {"name": "f", "arguments": "{}"}}]
     take(answer, chunk({"content": "abcd"}), chunk({"tool_calls": call}), chunk({"reasoning_content": "hm"}))

@@ -45,7 +45,7 @@ def test_next_provider(failed: list[FailedTry], lane: int | None) -> None:
 
 
 def test_a_long_retry_after_is_waited_for_when_nobody_else_is_left_and_it_fits() -> None:
-    """Fault 31: wait if within the deadline."""
+    """Wait if within the deadline."""
     assert after(a_try(0, retry_after_s=60), lanes=1) == NextTry(0, 60.0)
     assert after(a_try(0, retry_after_s=60), lanes=1, deadline=59) is None
 
@@ -88,7 +88,7 @@ FAILED = st.builds(
 def test_the_budget_the_deadline_and_the_ruled_out_are_never_overrun(
     failed: list[FailedTry], lanes: list[bool], deadline: float, max_tries: int, jitter: float
 ) -> None:
-    """Fault 45: one budget of tries and one deadline, whatever the failures were."""
+    """One budget of tries and one deadline, whatever the failures were."""
     chosen = next_try(failed, lanes, 0.0, deadline, config(max_tries=max_tries, backoff_s=1), jitter)
     if chosen is None:
         return

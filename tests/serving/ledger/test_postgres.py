@@ -48,7 +48,7 @@ def until(condition: Callable[[], bool]) -> None:
 def test_server_killed_while_rows_are_written_loses_none_and_doubles_none(
     own_server: PostgresServer, config: LedgerConfig
 ) -> None:
-    """Fault 47: ledger DB down (kill -9 of the server mid-way); rows go to the spool and back, exactly once."""
+    """Ledger DB down (kill -9 of the server mid-way). Rows go to the spool and back, exactly once."""
     with Ledger(config) as ledger:
         assert ledger.wait_up(PATIENCE_S)
         half_way = threading.Event()
@@ -76,7 +76,7 @@ def test_server_killed_while_rows_are_written_loses_none_and_doubles_none(
 
 
 def test_table_that_somebody_locks_holds_up_nobody(own_server: PostgresServer, config: LedgerConfig) -> None:
-    """Fault 47: ledger DB locked; the writer gives up after busy_timeout_s and the rows wait on disk."""
+    """Ledger DB locked. The writer gives up after busy_timeout_s and the rows wait on disk."""
     with Ledger(config) as ledger:
         assert ledger.wait_up(PATIENCE_S)
         with own_server.connect(config.url.rsplit("/", 1)[1]) as other:

@@ -148,7 +148,6 @@ def test_lines_are_only_readable_by_their_owner(spool: Spool, tmp_path: Path) ->
 
 
 def test_full_disk_takes_all_lines_of_a_batch_or_none(tmp_path: Path) -> None:
-    """Fault 47: disk full."""
     pid = os.fork()
     if pid == 0:  # the limit on file sizes holds for a whole process, so it gets one of its own
         code = 1

@@ -95,7 +95,7 @@ class TestInsert:
             store.insert([ACCEPTED.model_copy(update={"status": 2**70})])
 
     def test_refusal_does_not_repeat_what_the_user_wrote(self, store: Store) -> None:
-        """Fault 61: no users' data in error text."""
+        """No users' data in error text."""
         secret = ACCEPTED.model_copy(update={"session_id": "sk-secret", "at": "never"})
         with pytest.raises(RowRefused) as refused:
             store.insert([secret])
@@ -103,7 +103,6 @@ class TestInsert:
 
     @pytest.mark.sqlite_only
     def test_locked_database_is_down_not_broken(self, store: Store, config: LedgerConfig) -> None:
-        """Fault 47: ledger DB locked."""
         assert config.sqlite_path is not None
         with sqlite3.connect(config.sqlite_path, isolation_level=None) as other:
             other.execute("BEGIN EXCLUSIVE")

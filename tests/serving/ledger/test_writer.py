@@ -99,7 +99,6 @@ class TestRecord:
         assert spool_files(config) == []
 
     def test_same_request_recorded_twice_is_booked_once(self, config: LedgerConfig) -> None:
-        """Fault 44: one charge."""
         with Ledger(config) as ledger:
             ledger.record(ACCEPTED)
             assert ledger.flush(PATIENCE_S)
@@ -149,7 +148,7 @@ class TestRecord:
 
     @pytest.mark.sqlite_only
     def test_record_raises_nothing_even_with_no_place_left(self, config: LedgerConfig, tmp_path: Path) -> None:
-        """Fault 47: database away, spool not writable, memory full: counted, never raised."""
+        """Database away, spool not writable, memory full: counted, never raised."""
         (tmp_path / "file").touch()
         nowhere = config.model_copy(
             update={
@@ -168,7 +167,7 @@ class TestRecord:
 
 class TestDatabaseAway:
     def test_locked_database_loses_nothing_and_writes_nothing_twice(self, config: LedgerConfig, locked: Locked) -> None:
-        """Fault 47: ledger DB locked; nothing lost after recovery."""
+        """Ledger DB locked. Nothing lost after recovery."""
         with Ledger(config) as ledger:
             assert ledger.wait_up(PATIENCE_S)
             ledger.record(example(0))
@@ -189,7 +188,6 @@ class TestDatabaseAway:
     def test_database_that_is_away_at_the_start_is_made_when_it_can_be(
         self, tmp_path: Path, config: LedgerConfig
     ) -> None:
-        """Fault 47: ledger DB down."""
         (tmp_path / "var").touch()  # a file where a folder should be
         config = config.model_copy(update={"url": f"sqlite:///{tmp_path}/var/l.sqlite3", "spool_dir": f"{tmp_path}/s"})
         with Ledger(config) as ledger:
@@ -204,7 +202,6 @@ class TestDatabaseAway:
     def test_refusing_ledger_is_not_ready_while_the_database_is_away(
         self, config: LedgerConfig, locked: Locked
     ) -> None:
-        """Fault 47: refuse as configured."""
         with Ledger(config.model_copy(update={"on_failure": "refuse"})) as ledger:
             assert ledger.wait_up(PATIENCE_S)
             assert ledger.ready()
@@ -295,7 +292,7 @@ class TestRefusedRows:
 
 class TestUnknownPrice:
     def test_alarm_is_raised_once_per_model_and_interval(self, config: LedgerConfig) -> None:
-        """Fault 48: price missing: null and an alarm."""
+        """Price missing: null and an alarm."""
         alarms: list[tuple[str, str]] = []
         ledger = Ledger(config, on_unknown_price=lambda provider, model: alarms.append((provider, model)))
         with ledger:
@@ -377,7 +374,7 @@ class TestProcesses:
     def test_rows_a_killed_process_had_spooled_are_booked_by_the_next(
         self, config: LedgerConfig, locked: Locked
     ) -> None:
-        """Fault 47: nothing lost after recovery, not even with the process."""
+        """Nothing lost after recovery, not even with the process."""
         with locked(config):
             child = Child(config, first=0, count=500, database_away=True)
             child.tell()
@@ -401,7 +398,7 @@ class TestProcesses:
 
     @pytest.mark.sqlite_only
     def test_full_disk_loses_nothing_once_there_is_room_again(self, config: LedgerConfig) -> None:
-        """Fault 47: disk full, for the database and for the spool."""
+        """Disk full, for the database and for the spool."""
         child = Child(config, first=0, count=2000, file_limit_bytes=400_000)
         child.tell()
         counts = child.hear()["counts"]

@@ -113,7 +113,7 @@ async def test_stored_blocks_are_found_under_their_own_keys(publisher: Publisher
 
 
 async def test_block_of_one_tenant_is_no_block_of_another(publisher: Publisher) -> None:
-    """Fault 64: the salt is part of the key."""
+    """The salt is part of the key."""
     async with following(publisher.source) as follower:
         publisher.publish(stored(1, A, B))
         await until(lambda: depth(follower, A, B) == 2)

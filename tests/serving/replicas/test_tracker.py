@@ -78,7 +78,7 @@ async def test_prefix_of_another_tenant_is_none() -> None:
 
 
 async def test_prefix_under_another_adapter_is_none_and_under_the_same_it_is_found() -> None:
-    """Fault 64: the engine's blocks carry the adapter's name, and so do the keys."""
+    """The engine's blocks carry the adapter's name, and so do the keys."""
 
     def drafted(request_id: str, name: str | None) -> RoutedPrompt:
         adapter = None if name is None else Adapter(name, "/adapters", "0" * 64)

@@ -100,7 +100,7 @@ def test_metadata_are_those_of_the_settled_record(trace: RequestTrace) -> None:
 def test_provider_we_hung_up_on_before_its_first_token_is_billed_for_the_prompt(
     trace: RequestTrace, ending: BaseException
 ) -> None:
-    """Fault 41: the ledger is right when the client leaves while the provider is thinking."""
+    """The ledger is right when the client leaves while the provider is thinking."""
     frontier(trace, ending)
     (attempt,) = trace.record().attempts
     assert attempt.usage == Usage(input_tokens=PROMPT_TOKENS, output_tokens=0, estimated=True)
@@ -108,7 +108,7 @@ def test_provider_we_hung_up_on_before_its_first_token_is_billed_for_the_prompt(
 
 
 def test_stream_cut_after_some_tokens_is_billed_for_them(trace: RequestTrace) -> None:
-    """Fault 34: partial tokens billed. Fault 49: estimated, and marked so."""
+    """Partial tokens are billed. They are estimated, and marked so."""
     frontier(trace, FrontierUnavailable("cut"), Frame(text="a b", n_tokens=2))
     (attempt,) = trace.record().attempts
     assert attempt.usage == Usage(input_tokens=PROMPT_TOKENS, output_tokens=2, estimated=True)
@@ -122,7 +122,7 @@ def test_answer_of_a_snapshot_costs_the_price_of_the_name_asked_for(trace: Reque
 
 
 def test_one_unknown_cost_makes_the_sum_unknown(trace: RequestTrace) -> None:
-    """Fault 48: never 0."""
+    """A missing price is never 0."""
     frontier(trace, None, Frame(usage=Usage(input_tokens=100, output_tokens=10), model="another"))
     with trace.attempt(AttemptKind.DRAFT, Tier.TIER1, "qwen") as draft:
         draft.see(Frame(usage=Usage(input_tokens=100, output_tokens=10), engine_s=1.0))

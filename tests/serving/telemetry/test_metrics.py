@@ -87,7 +87,7 @@ def test_failed_request_is_counted_by_its_code_and_by_no_tier(telemetry: Telemet
 
 
 def test_unknown_price_is_an_alarm_and_adds_nothing_to_the_cost(telemetry: Telemetry) -> None:
-    """Fault 48: null and an alarm, never 0."""
+    """The price is missing: null and an alarm, never 0."""
     unknown = FRONTIER.model_copy(update={"cost_usd": None, "price_source": None})
     telemetry.observe(ESCALATED.model_copy(update={"cost_usd": None, "attempts": (ROUTER, unknown)}))
     assert value(telemetry, "tierwise_unknown_price_attempts_total", kind="frontier") == 1
@@ -134,7 +134,7 @@ def test_faults_breakers_and_load_are_told(telemetry: Telemetry) -> None:
 
 
 def test_number_of_series_does_not_grow_with_traffic(telemetry: Telemetry) -> None:
-    """Fault 62: tenants, models, sessions, replicas and ids are in the ledger, never in a label."""
+    """Tenants, models, sessions, replicas and ids are in the ledger, never in a label."""
     rng = random.Random(62)
 
     def stranger(row: RequestRecord) -> RequestRecord:

@@ -120,7 +120,7 @@ def test_any_record_gives_spans_without_a_null_and_with_their_parents_before_the
 
 @given(anything)
 def test_tenant_and_session_are_in_no_span(row: RequestRecord) -> None:
-    """Fault 61: a collector may belong to somebody else."""
+    """A collector may belong to somebody else."""
     marked = row.model_copy(update={"tenant": "tenant-of-the-test", "session_id": "session-of-the-test"})
     assert "-of-the-test" not in repr(spans_of(marked))
 

@@ -53,7 +53,7 @@ class TestUsage:
         assert not call.estimated
 
     def test_absent_usage_is_estimated_and_marked(self) -> None:
-        """Fault 49: usage absent is an estimate that says so."""
+        """Usage absent is an estimate that says so."""
         row = chat(user="x" * 400)
         row["response"] = {"model": "m", "choices": [{"message": {"content": "y" * 80}}]}
         call = call_of(row)
@@ -258,7 +258,7 @@ def test_price_file_prices_the_log(tmp_path: Path) -> None:
 
 
 def test_unknown_model_has_no_dollars_and_is_named(tmp_path: Path) -> None:
-    """Fault 48: a missing price is null and an alarm, never 0."""
+    """A missing price is null and an alarm, never 0."""
     found = report(write(tmp_path / "log.jsonl", [chat(0, model="house-model"), chat(1, model="house-model")]))
     assert found.totals.usd is None
     assert found.outlook.now_usd is None

@@ -142,7 +142,6 @@ def test_failed_call_of_an_unknown_model_raises_no_alarm() -> None:
 
 
 def test_names_beyond_the_bound_are_added_up_and_not_lost() -> None:
-    """Fault 62: label sets stay bounded."""
     accounts = Accounts(priced)
     for number in range(MAX_NAMES + 500):
         accounts.add(Call("m", 1, 0, tenant=f"t{number}"))

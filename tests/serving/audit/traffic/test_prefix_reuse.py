@@ -45,7 +45,7 @@ def test_hits_are_those_of_the_replica_benchmark_at_every_size(tmp_path: Path, c
 
 
 def test_tenants_share_nothing_although_their_prompts_are_equal(tmp_path: Path) -> None:
-    """Fault 64: a tenant finds nothing of another's prefix, so the audit does not promise it."""
+    """A tenant finds nothing of another's prefix, so the audit does not promise it."""
     text = "same words for everybody " * 1000
     rows = [chat(n, user=text, tenant=f"t{n % 2}") for n in range(4)]
     apart = report(write(tmp_path / "apart.jsonl", rows))

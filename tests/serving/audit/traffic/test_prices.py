@@ -49,5 +49,5 @@ def test_providers_own_entry_wins_over_the_bare_name() -> None:
 
 
 def test_unknown_model_has_no_price_and_not_a_price_of_zero() -> None:
-    """Fault 48: an unknown price is None, never 0."""
+    """An unknown price is None, never 0."""
     assert PriceTable(source="t", as_of="2026-01-31").find("acme", "large") is None

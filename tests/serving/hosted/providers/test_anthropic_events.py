@@ -68,7 +68,7 @@ def test_parallel_tool_calls_are_numbered_from_zero_whatever_their_block_index()
     ("stop_reason", "finish_reason"), [*FINISH_REASONS.items(), ("something_new", "stop"), (None, "stop")]
 )
 def test_stop_reasons(stop_reason: str | None, finish_reason: str) -> None:
-    """Fault 38: a refusal is a content_filter."""
+    """A refusal is a content_filter."""
     assert run(start(), ends(stop_reason))[-1].chunk["choices"][0]["finish_reason"] == finish_reason
 
 
@@ -89,14 +89,13 @@ def test_later_counts_replace_earlier_ones() -> None:
 
 
 def test_usage_may_be_missing_everywhere() -> None:
-    """Fault 68: message_stop without usage."""
+    """message_stop without usage."""
     pieces = run({"type": "message_start", "message": {"id": "m"}}, ends(), {"type": "message_stop"})
     assert [p.counts for p in pieces] == [Counts(), Counts(), None]
     assert pieces[-1].done
 
 
 def test_pings_and_unknown_events_are_only_signs_of_life() -> None:
-    """Fault 68: ping events."""
     assert run({"type": "ping"}, {"type": "brand_new"}, {}) == [Piece(), Piece(), Piece()]
 
 

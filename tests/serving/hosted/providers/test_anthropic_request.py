@@ -145,7 +145,7 @@ def test_images_are_passed_on() -> None:
     ],
 )
 def test_what_has_no_counterpart_is_refused_by_name(param: str, body: dict[str, Any]) -> None:
-    """Fault 39: a clear refusal, so that another provider may answer; never an answer that ignored the parameter."""
+    """A clear refusal, so that another provider may answer. Never an answer that ignored the parameter."""
     with pytest.raises(ProviderFault) as refused:
         to_anthropic({"messages": [ASK], **body}, config(), estimate_tokens)
     assert (refused.value.param, refused.value.reason) == (param, Reason.UNTRANSLATABLE)
@@ -154,7 +154,7 @@ def test_what_has_no_counterpart_is_refused_by_name(param: str, body: dict[str, 
 
 
 def test_drop_params_says_what_may_be_left_out() -> None:
-    """Fault 39: dropped where the operator said so."""
+    """Dropped where the operator said so."""
     lenient = config(drop_params=["seed", "frequency_penalty", "top_p"])
     params = translated(config=lenient, seed=1, frequency_penalty=0.5, top_p=0.9)
     assert not {"seed", "frequency_penalty", "top_p"} & set(params)
