@@ -27,7 +27,7 @@ from serving.commands.plan import plan
 from serving.config import SECRET, parse_config
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "deploy/README.md", "benchmarks/README.md"]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "deploy/README.md", "benchmarks/README.md"]
 CODE_FOLDERS = ["routing", "serving", "models", "benchmarks"]
 MAINS: dict[str, Callable[[list[str]], int]] = {
     "serving": serving.__main__.main,
