@@ -1,1 +1,1 @@
-"""Files that training made or that were fetched, as the server reads them."""
+"""Reads files that training made or that were fetched."""

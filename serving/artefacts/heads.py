@@ -1,6 +1,6 @@
-"""Read a learned head from disk: safetensors and JSON, checked against each other before a number is used.
+"""Reads a learned head from disk: safetensors and JSON, which are checked against each other first.
 
-A refusal is ConfigInvalid with the reason, so that whoever reloads keeps what it had.
+A refusal is ConfigInvalid with the reason, so a gateway that reloads keeps what it had.
 """
 
 import hashlib
@@ -29,12 +29,15 @@ def manifest_path(folder: Path, kind: HeadKind) -> Path:
 
 
 def tensors_path(folder: Path, kind: HeadKind) -> Path:
-    """Where its tensors lie; the name is fixed, so a manifest cannot point elsewhere."""
+    """Where the tensors of a kind lie. The name is fixed, so a manifest cannot point elsewhere."""
     return folder / f"{kind}.safetensors"
 
 
 def read_panel(folder: Path, kind: HeadKind) -> Panel:
-    """The heads of one kind. Raises ConfigInvalid: missing, too large, wrong hash, other labels, not safetensors."""
+    """The heads of one kind.
+
+    Raises ConfigInvalid when a file is missing, too large or not safetensors, has another hash or other labels.
+    """
     manifest = read_manifest(folder, kind)
     path = tensors_path(folder, kind)
     content = _read(path, MAX_TENSORS_BYTES)

@@ -1,4 +1,4 @@
-"""Where a model's files lie: a catalog name in the cache, a local folder, or a hub id left to the engine."""
+"""Finds a model's files: a catalog name in the cache, a local folder, or a hub id that is left to the engine."""
 
 import os
 from pathlib import Path

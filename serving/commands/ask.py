@@ -1,4 +1,4 @@
-"""`ask`: one question to a running stack, its answer and the path that the request took."""
+"""`ask`: send one question to a running stack, print the answer and the path that the request took."""
 
 import argparse
 import json
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe_path(answer: dict[str, object]) -> str:
-    """The path a request took, in lines: decision, verdict, attempts, money."""
+    """The path that a request took, as lines: decision, verdict, attempts, cost."""
     facts = json.loads(json.dumps(answer["tierwise"]))
     p = facts["p_tier1_ok"]
     decision = f"{facts['decision']}" + (
@@ -63,5 +63,5 @@ def describe_path(answer: dict[str, object]) -> str:
 
 
 def dollars(value: float | None) -> str:
-    """An amount, or that it is not known."""
+    """An amount in dollars, or "unknown"."""
     return "unknown" if value is None else f"${value:.6f}"

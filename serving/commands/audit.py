@@ -1,4 +1,4 @@
-"""`audit --log FILE`: what past traffic costs, and what it would cost in tiers."""
+"""`audit --log FILE`: compute what past traffic costs, and what it would cost in tiers."""
 
 import argparse
 import json
@@ -32,11 +32,11 @@ FURTHER_CACHES = (4,)  # further cache sizes to follow, in replicas
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which log, and what to assume where it is silent."""
+    """Options: which log, and what to assume where it does not say."""
     parser.add_argument("--log", type=Path, required=True, metavar="FILE", help="JSON lines, plain or .gz")
     parser.add_argument("--format", choices=["auto", *FORMATS], default="auto", help="auto: by the first line's keys")
     parser.add_argument(
-        "--map", action="append", default=[], metavar="FIELD=PATH", help="where a field is in other logs; repeatable"
+        "--map", action="append", default=[], metavar="FIELD=PATH", help="where a field is in other logs (repeatable)"
     )
     parser.add_argument("--model", help="model of logs that name none (traces): whose price they pay")
     parser.add_argument("--profile", type=Path, metavar="FILE", help="take prices and tier 1 from this profile")
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prefill-tokens-per-s", type=float, help="of one replica (20,000)")
     parser.add_argument("--decode-tokens-per-s", type=float, help="of one replica, all its requests together (2,500)")
     parser.add_argument("--kv-capacity-tokens", type=int, help="prefix cache of one replica (1,000,000)")
-    parser.add_argument("--block-size-tokens", type=int, help="of a KV block (64; of a trace's ids 512)")
+    parser.add_argument("--block-size-tokens", type=int, help="of a KV block (64, of a trace's ids 512)")
     parser.add_argument("--slo-wait-s", type=float, help="longest wait for a free replica (1)")
     parser.add_argument("--slo-late-ratio", type=float, help="share of requests that may wait longer (0.01)")
     parser.add_argument("--min-replicas", type=int, help="2 survives the loss of one (1)")
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--drafted-ratio", type=float, help="share of the escalated that tier 1 drafts first (1)")
     parser.add_argument("--shadow-ratio", type=float, help="tier-1 answers that the frontier answers too (0.01)")
     parser.add_argument("--no-reuse", action="store_true", help="skip the prefix cache, half of the time")
-    parser.add_argument("--sample", type=int, default=SAMPLE_SIZE, help="requests whose text is looked at (4,000)")
+    parser.add_argument("--sample", type=int, default=SAMPLE_SIZE, help="requests whose text is read (4,000)")
     parser.add_argument("--seed", type=int, default=0, help="of that sample")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write the report as a page that stands alone")
     parser.add_argument("--bad-rows", type=Path, metavar="FILE", help="write every line that could not be read")
@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read, conclude, print. Raises AuditError when the log or an option cannot be used."""
+    """Print the report of a log. Raises AuditError when the log or an option cannot be used."""
     report = audit(args)
     for line in table.lines(report):
         print(line)
@@ -124,13 +124,13 @@ def _format(args: argparse.Namespace) -> str:
 
 
 def _stated(args: argparse.Namespace, form: str) -> tuple[dict[str, Any], dict[str, TokenPrice]]:
-    """(what the profile says, own prices)."""
+    """The values that the profile states, and own prices."""
     stated: dict[str, Any] = {}
     own: dict[str, TokenPrice] = {}
     if args.profile is not None:
         stated, cost = read_profile(args.profile)
         own |= cost.frontier
-        # A profile names the seller for itself; a log may know only the model.
+        # A profile names the seller as well, where a log may know only the model.
         own |= {name.partition("/")[2]: price for name, price in cost.frontier.items()}
     if args.prices is not None:
         own |= read_own_prices(args.prices)
@@ -140,7 +140,7 @@ def _stated(args: argparse.Namespace, form: str) -> tuple[dict[str, Any], dict[s
 
 
 def _assumptions(args: argparse.Namespace, stated: dict[str, Any]) -> Assumptions:
-    """Options over what was stated over the defaults."""
+    """The assumptions: options first, then what the profile states, then defaults."""
     values = dict(stated)
     names = (
         "target", "relative_quality", "kv_capacity_tokens", "block_size_tokens", "slo_wait_s", "slo_late_ratio",
@@ -163,7 +163,7 @@ def _assumptions(args: argparse.Namespace, stated: dict[str, Any]) -> Assumption
 def _share(
     args: argparse.Namespace, survey: Survey, assumed: Assumptions, pilot: prediction.Pilot | None
 ) -> Tier1Share:
-    """The share that tier 1 may keep: asked of an artefact, seen in a pilot, or from public measurements."""
+    """The share that tier 1 may keep: from an artefact, from a pilot, or from public measurements."""
     if args.artefact is not None:
         return artefact_share(args.artefact, survey.sample.kept)
     if pilot is not None:

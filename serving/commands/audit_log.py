@@ -10,7 +10,7 @@ from serving.audit.send_sample import send_all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """How many requests, where to."""
+    """Options: how many requests, and where they go."""
     parser.add_argument("--requests", type=int, default=1_000_000, help="lines to write (1,000,000)")
     parser.add_argument("--days", type=float, default=7.0, help="the time they are spread over (7)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same log (0)")
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--send", metavar="URL", help="send them to a stack on this machine and log its answers instead"
     )
-    parser.add_argument("--concurrency", type=int, default=4, help="requests under way with --send (4)")
+    parser.add_argument("--concurrency", type=int, default=4, help="requests at the same time with --send (4)")
     parser.add_argument("--max-tokens", type=int, default=24, help="of an answer with --send (24)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
 

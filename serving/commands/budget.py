@@ -1,4 +1,4 @@
-"""`budget list`, `budget set` and `budget remove`: what a tenant or a key may spend in a day or month."""
+"""`budget list`, `budget set` and `budget remove`: limit what a tenant or a key may spend in a day or month."""
 
 import argparse
 import contextlib
@@ -18,7 +18,7 @@ from serving.ledger.store import StorageDown, Store
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """All three actions."""
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    action = actions.add_parser("list", help="every budget with what is used of it")
+    action = actions.add_parser("list", help="print every budget and what is used of it")
     add_config(action)
     action.set_defaults(action=show)
     for name, what, do in (("set", "set or change one", put), ("remove", "lift one", remove)):
@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add_config(action)
         action.set_defaults(action=do)
         if name == "set":
-            action.add_argument("--hard", type=float, help="dollars; then what budget.at_hard says")
-            action.add_argument("--soft", type=float, help="dollars; then what budget.at_soft says")
+            action.add_argument("--hard", type=float, help="dollars, above which budget.at_hard applies")
+            action.add_argument("--soft", type=float, help="dollars, above which budget.at_soft applies")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def budget_store(args: argparse.Namespace) -> Iterator[BudgetStore]:
-    """The budgets of a profile's ledger, its tables made if need be; a database that is away is one line."""
+    """The budgets of a profile's ledger. Makes its tables if needed. Raises ConfigInvalid when the database is away."""
     config = load_config(args.config)
     store = Store(config.ledger)
     try:
@@ -67,7 +67,7 @@ def show(args: argparse.Namespace) -> int:
 
 
 def put(args: argparse.Namespace) -> int:
-    """Set a limit; a running gateway sees a tenant's first one within budget.refresh_s."""
+    """Set a limit. A running gateway sees a tenant's first one within budget.refresh_s."""
     try:
         budget = Budget(
             scope=Scope.KEY if args.key else Scope.TENANT,

@@ -1,7 +1,7 @@
-"""A profile as `serve deploy` wants it: the cluster's whole configuration in one document, no secret in it.
+"""`build`: write a profile as `serve deploy` takes it, the cluster's whole configuration without secrets.
 
-The profile's tree travels as the arguments of serving.app:build, so that a changed value is a rolling update of what it
-concerns; ${NAME} stays as it is and is looked up on the cluster.
+The profile's tree travels as the arguments of serving.app:build, so a changed value is a rolling update of what it
+concerns. ${NAME} stays as it is and is resolved on the cluster.
 """
 
 import argparse
@@ -25,7 +25,7 @@ IMPORT_PATH = "serving.app:build"
 # What a cluster needs of the repository. Ray unpacks a zip with one top folder.
 PACKAGED = ("routing/**/*", "serving/**/*", "models/weights/catalog.yaml")
 TOP_FOLDER = "tierwise"
-ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the same files are the same bytes: the name is a hash of them
+ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the same files give the same bytes, of which the name is a hash
 ENVIRONMENT = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
@@ -36,11 +36,11 @@ ENVIRONMENT = {
 def serve_config(profile: Path, env: dict[str, str], working_dir: str | None = None) -> dict[str, Any]:
     """The ServeDeploySchema document of a profile.
 
-    working_dir: URI of a zip made by `package`; None when the code is on every node's PYTHONPATH already (an image).
+    working_dir: URI of a zip made by `package`. None when the code is on every node's PYTHONPATH already (an image).
     Raises ConfigInvalid, also for what would not start on a cluster.
     """
     tree = read_tree(profile, env)
-    # Secrets may be set on the cluster alone: any text will do to check the rest.
+    # Secrets may be set on the cluster alone. Any text will do to check the rest.
     config = parse_config(
         tree, dict.fromkeys(SECRET.findall(yaml.safe_dump(tree)), "set-on-the-cluster") | env, str(profile)
     )
@@ -67,7 +67,7 @@ def serve_config(profile: Path, env: dict[str, str], working_dir: str | None = N
 
 
 def package(folder: Path, root: Path = ROOT) -> Path:
-    """Zip the code for a cluster into `folder`; the file's name holds its hash, so that new code is a new URI."""
+    """Zip the code for a cluster into `folder`. The file's name holds its hash, so new code gets a new URI."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(
@@ -90,7 +90,7 @@ def document(config: dict[str, Any], profile: Path) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The profile, and where document and code go."""
+    """Options: the profile, and where document and code go."""
     parser.add_argument("config", type=Path, help="the profile to deploy")
     parser.add_argument("--out", type=Path, help="file to write (standard output)")
     parser.add_argument("--package", type=Path, metavar="DIR", help="zip the code into this folder, named by its hash")
@@ -102,7 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the document; with --package also the code it refers to."""
+    """Write the document, and with --package also the code that it refers to."""
     try:
         archive = package(args.package) if args.package else None
         prefix = args.package_uri or (f"file://{archive.parent.resolve()}" if archive else "")

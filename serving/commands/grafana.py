@@ -1,4 +1,4 @@
-"""`grafana`: the Grafana dashboard of every metric."""
+"""`grafana`: print the Grafana dashboard of every metric."""
 
 import argparse
 

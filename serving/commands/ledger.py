@@ -1,4 +1,4 @@
-"""`ledger tail` and `ledger export`: the booked requests, for people and for programs."""
+"""`ledger tail` and `ledger export`: print the booked requests, for people or for programs."""
 
 import argparse
 import contextlib
@@ -45,7 +45,7 @@ def export(args: argparse.Namespace) -> int:
         with args.out.open("wb") if args.out else contextlib.nullcontext(sys.stdout.buffer) as out:
             export_jsonl(LedgerReader(load_config(args.config).ledger), out, args.since, args.until)
     except BrokenPipeError:
-        raise  # the reader of standard output left; see serving/__main__.py
+        raise  # the reader of standard output left (see serving/__main__.py)
     except OSError as error:
         raise ConfigInvalid(f"cannot write {args.out}: {error.strerror}") from error
     return 0

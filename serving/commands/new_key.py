@@ -1,4 +1,4 @@
-"""`new-key`: an API key for a tenant."""
+"""`new-key`: make an API key for a tenant."""
 
 import argparse
 import sys

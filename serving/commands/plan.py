@@ -1,7 +1,7 @@
-"""How much memory each engine of a profile takes and how many requests fit into it, before anything is rented.
+"""`plan`: compute how much memory each engine of a profile takes and how many requests fit, before renting.
 
 Weights and KV cache follow from the model's config.json and agree with what vLLM allocates. Activations, CUDA graphs
-and the driver's context are estimates, stated as such; vLLM measures them when it starts.
+and the driver's context are estimates and marked as such. vLLM measures them when it starts.
 """
 
 import argparse
@@ -27,10 +27,10 @@ GPU_MEMORY_FRACTION = 0.92
 GPU_BLOCK_TOKENS = 16
 CPU_BLOCK_TOKENS = 128
 STEP_TOKENS = 8192
-# Estimates. A CUDA context with cuBLAS and NCCL takes .5 to 1 GiB; captured graphs of a 7B about .5 GiB.
+# Estimates. A CUDA context with cuBLAS and NCCL takes 0.5 to 1 GiB, captured graphs of a 7B model about 0.5.
 RUNTIME_GIB = 0.75
 CUDA_GRAPHS_GIB = 0.5
-# Of the fixed architectures, what config.json does not say: Qwen2 has biases on q, k, v; Qwen3 norms q and k.
+# What config.json does not say of an architecture. Qwen2 has biases on q, k and v. Qwen3 normalises q and k.
 ARCHITECTURES: dict[str, dict[str, bool]] = {
     "LlamaForCausalLM": {},
     "MistralForCausalLM": {},
@@ -61,11 +61,11 @@ class EngineBudget(Record):
 
     @property
     def total_gib(self) -> float:
-        """Everything."""
+        """All of it together, GiB."""
         return self.weights_gib + self.adapters_gib + self.kv_gib + self.activations_gib + self.runtime_gib
 
     def concurrency(self, length_tokens: int) -> int | None:
-        """Requests of that length, prompt and answer, that one replica runs at once; None: longer than its context."""
+        """Requests of that length, prompt and answer, that a replica runs at once. None: longer than its context."""
         if length_tokens > self.max_context_tokens:
             return None
         blocks_each = -(-length_tokens // self.block_tokens)
@@ -97,7 +97,7 @@ def plan(config: StackConfig) -> Plan:
 
 
 def engine_budget(name: str, shape: ModelShape, section: VllmSettings, hardware: HardwareConfig | None) -> EngineBudget:
-    """One engine's memory; pure arithmetic."""
+    """One engine's memory, computed from profile and model shape alone. Raises ConfigInvalid when a size is missing."""
     gpus = section.num_gpus if isinstance(section, EngineConfig) else 0
     tensor_parallel = section.tensor_parallel
     weights = shape.weights_bytes(FP8_BYTES if section.weights_format == "fp8" else BF16_BYTES) / tensor_parallel / GIB
@@ -139,10 +139,10 @@ def engine_budget(name: str, shape: ModelShape, section: VllmSettings, hardware:
 
 
 def activation_bytes(shape: ModelShape, section: VllmSettings) -> float:
-    """The largest tensors alive in one step, per GPU: an estimate.
+    """Bytes of the largest tensors alive in one step, per GPU. An estimate.
 
-    Of each token of the step its gate and up projections and about four hidden states; of each running request two
-    rows of float32 logits, over the whole vocabulary, for the sampler.
+    Each token of the step has its gate and up projections and about four hidden states. Each running request has two
+    rows of float32 logits over the whole vocabulary, for the sampler.
     """
     step_tokens = section.step_tokens or STEP_TOKENS
     per_token = (2 * shape.intermediate / section.tensor_parallel + 4 * shape.hidden) * BF16_BYTES
@@ -150,16 +150,17 @@ def activation_bytes(shape: ModelShape, section: VllmSettings) -> float:
 
 
 def adapter_bytes(shape: ModelShape, lora: LoraSettings, on_gpu: bool) -> int:
-    """What vLLM sets aside for adapters of the largest rank: the active ones, and on a CPU the loaded ones beside them.
+    """Bytes that vLLM sets aside for adapters of the largest rank: active ones, and on a CPU the loaded ones too.
 
-    Of a GPU the loaded ones lie in host memory. Tensor parallelism is not counted: every GPU keeps one half whole.
+    With a GPU the loaded ones lie in host memory. Tensor parallelism is not counted, because every GPU keeps one of an
+    adapter's two matrices whole.
     """
     places = lora.max_active + (0 if on_gpu else lora.max_loaded)
     return places * shape.lora_bytes(lora.max_rank)
 
 
 def misfits(engines: tuple[EngineBudget, ...], hardware: HardwareConfig | None) -> list[str]:
-    """Why these engines cannot run there, one line each; empty when they can."""
+    """Why these engines cannot run on that hardware, one line each. Empty when they can."""
     reasons = []
     for engine in engines:
         if engine.allowed_gib is not None and (engine.kv_gib <= 0 or engine.total_gib > engine.allowed_gib):
@@ -188,7 +189,7 @@ def misfits(engines: tuple[EngineBudget, ...], hardware: HardwareConfig | None) 
 
 
 def shared_gpu_misfits(config: StackConfig) -> list[str]:
-    """Engines that get a part of a GPU from Ray must not take a larger part of its memory, whoever the neighbour is."""
+    """Why engines that share a GPU would take more of it than Ray gave them, one line each. Empty when none does."""
     reasons = []
     for name, engine in (("router", config.router), ("tier1", config.tier1)):
         if engine is None or not 0 < engine.num_gpus < 1:
@@ -247,7 +248,7 @@ def shape_from_config(config: dict[str, Any], path: str) -> ModelShape:
 
 
 def plan_lines(plan: Plan, lengths_tokens: tuple[int, ...] = LENGTHS_TOKENS) -> str:
-    """The plan as text: one column per engine."""
+    """The plan as text, one column per engine."""
     engines, hardware = plan
     rows: list[tuple[str, list[str]]] = [
         ("", [engine.name for engine in engines]),
@@ -281,13 +282,13 @@ def plan_lines(plan: Plan, lengths_tokens: tuple[int, ...] = LENGTHS_TOKENS) -> 
 
 
 def adapter_rows(engines: tuple[EngineBudget, ...]) -> list[tuple[str, list[str]]]:
-    """The row of the adapters, where an engine takes any."""
+    """The row of the adapters when an engine takes any, else nothing."""
     cells = [f"{engine.adapters_gib:.2f}" if engine.adapters_gib else "-" for engine in engines]
     return [("adapters, GiB", cells)] if any(engine.adapters_gib for engine in engines) else []
 
 
 def on_gpu(engine: EngineBudget, gib: float) -> str:
-    """An estimate that is made for GPUs only."""
+    """The text of an estimate that is made for GPUs only."""
     return f"{gib:.2f}" if engine.gpus else "-"
 
 
@@ -305,7 +306,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def token_counts(text: str) -> tuple[int, ...]:
-    """The value of --lengths."""
+    """The value of --lengths. Raises ValueError for one below 1."""
     lengths = tuple(int(part) for part in text.split(","))
     if min(lengths) < 1:
         raise ValueError("a length is at least 1")

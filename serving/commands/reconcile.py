@@ -1,4 +1,4 @@
-"""`reconcile`: the ledger beside a provider's usage export, by day and model."""
+"""`reconcile`: compare the ledger with a provider's usage export, by day and model."""
 
 import argparse
 from pathlib import Path
@@ -13,7 +13,7 @@ from serving.report.reconciliation import render
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The export, whose it is and how to read it."""
+    """Options: the export, its provider and how to read it."""
     parser.add_argument("--usage", required=True, type=Path, help="the provider's export, CSV or JSON")
     parser.add_argument("--provider", required=True, help="the provider's name in the profile")
     parser.add_argument("--fields", required=True, help="openai, anthropic, or a YAML file that maps the fields")
@@ -23,8 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what differs; exit status 1 when anything does."""
-
+    """Print what differs. Exit status 1 when anything does."""
     config = load_config(args.config)
     names = [provider.name for provider in config.frontier.providers]
     if args.provider not in names:

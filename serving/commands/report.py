@@ -1,4 +1,4 @@
-"""`report`: what the stack saved against sending everything to the frontier, from the ledger."""
+"""`report`: compute from the ledger what the stack saved against sending everything to the frontier."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""Starts everything on one machine, shows how far it is, waits, and takes everything down again."""
+"""`serve`: start the whole stack on one machine, show progress, wait, and stop everything again."""
 
 import argparse
 import signal
@@ -28,7 +28,7 @@ from serving.engine.standin import HOST as STANDIN_HOST
 from serving.engine.standin import Standin
 from serving.errors import StackError
 
-POLL_S = 1.0  # the machine is busy with better things while it starts
+POLL_S = 1.0  # seldom, because the machine is busy while it starts
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 START_TIMEOUT_S = 900
 LABELS = {"router": "router", "tier1": "tier 1", "gateway": "gateway"}
@@ -41,7 +41,7 @@ class StartFailed(StackError):
 
 
 class Steps:
-    """A progress bar over named steps that may run at the same time; each prints its own wall time when done."""
+    """A progress bar over named steps that may run at the same time. Each prints the seconds since start when done."""
 
     def __init__(self, names: list[str]) -> None:
         self._began = time.perf_counter()
@@ -75,7 +75,7 @@ class Steps:
 
 
 def serve_until_stopped(config: StackConfig) -> int:
-    """Run the stack until SIGINT or SIGTERM; returns the exit status."""
+    """Run the stack until SIGINT or SIGTERM. Returns the exit status."""
     stopped = threading.Event()
     with ExitStack() as cleanup:
         cleanup.enter_context(stop_signals(stopped))
@@ -91,7 +91,7 @@ def serve_until_stopped(config: StackConfig) -> int:
 
 @contextmanager
 def running_stack(config: StackConfig, interrupted: Callable[[], bool] = lambda: False) -> Iterator[str]:
-    """The whole stack of a profile on this machine, ready when the block begins; yields its base URL.
+    """The whole stack of a profile on this machine, ready when the block begins. Yields its base URL.
 
     Raises ConfigInvalid (keys, weights) before anything is started, StartFailed when a part does not come up.
     """
@@ -139,11 +139,11 @@ def running_stack(config: StackConfig, interrupted: Callable[[], bool] = lambda:
 
 
 def require_free_port(host: str, port: int, setting: str) -> None:
-    """Raises StartFailed when somebody listens there already; `setting` is what to change then.
+    """Raises StartFailed when a process listens there already. `setting` is what to change then.
 
-    Ray's proxies share their port (SO_REUSEPORT): a second stack would start without complaint and take half of the
-    requests meant for the first. A stand-in left by another stack would answer the health check of ours, which would
-    then count as ready while it loads.
+    Ray's proxies share their port (SO_REUSEPORT), so a second stack would start silently and take half of the requests
+    meant for the first. A stand-in left by another stack would answer the health check of ours, which would then count
+    as ready while it loads.
     """
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         try:
@@ -156,7 +156,7 @@ def require_free_port(host: str, port: int, setting: str) -> None:
 
 
 def deployed(name: str) -> Callable[[], bool]:
-    """A check whether a deployment is healthy; raises StartFailed when it never will be."""
+    """A function that tells whether a deployment is healthy. It raises StartFailed when it never will be."""
 
     def ready() -> bool:
         app = serve.status().applications[APPLICATION]
@@ -169,9 +169,9 @@ def deployed(name: str) -> Callable[[], bool]:
 
 
 def first_token(url: str) -> list[str]:
-    """Ask the gateway to have every tier generate a token; the lines to warn with.
+    """Ask the gateway to have every tier generate a token. Returns lines to warn with.
 
-    Raises StartFailed when one of our own engines cannot. A frontier that does not answer now may do so in a minute:
+    Raises StartFailed when one of our own engines cannot. A frontier that does not answer now may do so in a minute. So
     the stack starts, answers from tier 1, and says so.
     """
     reply = httpx.get(f"{url}/readyz", timeout=120)
@@ -185,14 +185,14 @@ def first_token(url: str) -> list[str]:
 def local_ray() -> Iterator[None]:
     """A Ray instance of our own on loopback: no dashboard, no usage reports, a small object store.
 
-    Ray takes SIGTERM for itself when it starts; whoever handled the signals before gets them back.
+    Ray handles SIGTERM itself once it starts. The earlier handlers of the signals are put back.
     """
     handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     ray.init(
         address="local",
         include_dashboard=False,
         _node_ip_address="127.0.0.1",
-        object_store_memory=256 * 2**20,  # frames and configs only; weights never pass through Ray
+        object_store_memory=256 * 2**20,  # frames and configs only, because weights never pass through Ray
         log_to_driver=False,
         logging_level="warning",
         runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
@@ -207,7 +207,7 @@ def local_ray() -> Iterator[None]:
 
 @contextmanager
 def stop_signals(stopped: threading.Event) -> Iterator[None]:
-    """SIGINT and SIGTERM ask for an orderly stop; a second one interrupts whatever is still running."""
+    """SIGINT and SIGTERM ask for an orderly stop. A second one interrupts whatever is still running."""
 
     def stop(number: int, _: FrameType | None) -> None:
         if stopped.is_set():
@@ -248,5 +248,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Start everything, print how to use it, wait for Ctrl-C, stop everything."""
     config = load_config(args.config)
-    read_learned(config.policy, config.gate)  # here too: a refusal should not wait for the engines
+    read_learned(config.policy, config.gate)  # here too, because a refusal should not wait for the engines
     return serve_until_stopped(config)

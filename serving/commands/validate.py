@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check and say so. Raises ConfigInvalid, which names every wrong key."""
+    """Check the profile and print the result. Raises ConfigInvalid, which names every wrong key."""
     config = load_config(args.config)
     read_learned(config.policy, config.gate)
     if args.show:

@@ -1,7 +1,7 @@
-"""LoRA adapters that tier 1 may draft with: which folders they may come from, what has to be in them, who has them.
+"""Checks the LoRA adapters that tier 1 may draft with, and loads them into a replica's engine.
 
-The gateway checks an adapter when its configuration is read, the replica checks the same bytes again before its engine
-reads them. A refusal is ConfigInvalid with the reason, so that whoever reloads keeps what it had.
+The gateway checks an adapter when it reads its configuration. The replica checks the same bytes again before its engine
+reads them. A refusal is ConfigInvalid with the reason, so a gateway that reloads keeps what it had.
 """
 
 import asyncio
@@ -33,7 +33,8 @@ def read_adapters(
 ) -> dict[str, Adapter]:
     """The adapters of `policy.adapters` by name, every file checked. Raises ConfigInvalid naming key and reason.
 
-    model: what the adapters go on. registry: its artefacts are allowed beside the folders that `lora` names.
+    model: the name of the model that the adapters belong to.
+    registry: its artefacts are allowed beside the folders that `lora` names.
     """
     if policy.adapters and lora is None:
         raise ConfigInvalid("policy.adapters is set, but the engine takes none; set tier1.lora, e.g. {max_rank: 16}")
@@ -49,7 +50,11 @@ def read_adapters(
 
 
 def read_adapter(name: str, folder: Path, model: str, max_rank: int, roots: Iterable[Path]) -> Adapter:
-    """One adapter. Raises ConfigInvalid: elsewhere than in `roots`, a pickle, a link, a rank or a tensor too many."""
+    """One checked adapter.
+
+    Raises ConfigInvalid when it lies outside of `roots`, when there is a pickle, a link or another tensor, or when its
+    rank is above max_rank.
+    """
     folder = folder.resolve()
     allowed = [root.resolve() for root in roots]
     if not any(folder.is_relative_to(root) for root in allowed):
@@ -61,7 +66,7 @@ def read_adapter(name: str, folder: Path, model: str, max_rank: int, roots: Iter
 
 
 def files_sha256(folder: Path) -> str:
-    """Hash of settings and weights. Raises ConfigInvalid when they cannot be read or lie beside what is not allowed."""
+    """Hash of settings and weights. Raises ConfigInvalid when they cannot be read or other files lie beside them."""
     digest = hashlib.sha256()
     try:
         for path in sorted(folder.iterdir()):
@@ -80,7 +85,7 @@ def files_sha256(folder: Path) -> str:
 
 
 def check_settings(path: Path, max_rank: int) -> None:
-    """Only what an engine can lay over its weights: low-rank matrices, nothing whole. Raises ConfigInvalid."""
+    """Check that the adapter is a plain LoRA: low-rank matrices and no whole modules. Raises ConfigInvalid."""
     try:
         settings: dict[str, Any] = json.loads(path.read_bytes())
         rank, kind = int(settings["r"]), settings["peft_type"]
@@ -93,17 +98,17 @@ def check_settings(path: Path, max_rank: int) -> None:
 
 
 def check_tensors(path: Path) -> None:
-    """Safetensors that hold pairs of low-rank matrices and nothing else. Raises ConfigInvalid."""
+    """Check that the file holds pairs of low-rank matrices and nothing else. Raises ConfigInvalid."""
     names = list(tensor_shapes(path))
     if not names or (odd := [name for name in names if not name.endswith(LORA_TENSORS)]):
         raise ConfigInvalid(f"{path}: holds {odd[0] if names else 'nothing'}, expected lora_A and lora_B matrices")
 
 
 def misfit(folder: Path, base: Path) -> str | None:
-    """Why an adapter does not belong on the model in `base`: a matrix it does not have, or one of another shape.
+    """Why an adapter does not fit the model in `base`: a matrix that the model does not have, or one of another shape.
 
-    vLLM 0.32 takes such an adapter without a word, and meets it in a step of the engine. Reads headers alone. None when
-    it fits, or when `base` holds no safetensors to compare it with.
+    vLLM 0.32 accepts such an adapter silently and then crashes while generating. Reads the files' headers alone.
+    None when it fits, or when `base` holds no safetensors to compare it with.
     """
     shapes: dict[str, list[int]] = {}
     for path in sorted(base.glob("*.safetensors")):
@@ -132,14 +137,14 @@ def tensor_shapes(path: Path) -> dict[str, list[int]]:
 
 
 def listed(items: Iterable[object]) -> str:
-    """For a message."""
+    """The items as text for a message."""
     return ", ".join(map(str, items)) or "none"
 
 
 class AdapterLoader:
-    """The adapters that one replica's engine has; each is read once, by the first request or a promotion before it.
+    """Loads adapters into one replica's engine, each once: before its first request or when it is promoted.
 
-    load: tells the engine to read a folder under a name and returns why not (serving/engine/vllm_engine.py).
+    load: tells the engine to read a folder under a name. Returns the reason when the engine refuses (vllm_engine.py).
     base: the folder of the engine's model, which adapters have to fit.
     """
 
@@ -149,9 +154,10 @@ class AdapterLoader:
         self._lock = asyncio.Lock()
 
     async def load(self, adapter: Adapter) -> str | None:
-        """Have the engine read it unless it has; why not, when its files are not those that were checked or it refuses.
+        """Have the engine read the adapter unless it has done so. Returns the reason when that is refused, else None.
 
-        Never takes anything away: requests on an older adapter finish on it, and the engine drops what is used least.
+        Refused are files that are not those that were checked, and whatever the engine refuses. Nothing is unloaded
+        here. Requests on an older adapter finish on it, and the engine drops the least recently used one.
         """
         if adapter.served_as in self._ready:
             return None

@@ -1,6 +1,6 @@
-"""The tiers that the cascade calls, over handles of our own engines on Ray Serve (serving/engine/deployment.py).
+"""Clients through which the cascade calls our own engines on Ray Serve (serving/engine/deployment.py).
 
-They run wherever the cascade does; neither vLLM nor a model is imported here.
+They run in the gateway process. Neither vLLM nor a model is imported here.
 """
 
 import asyncio
@@ -27,10 +27,10 @@ QUEUE_RETRY_AFTER_S = 1.0
 
 
 class Methods:
-    """The methods of an `Engine` deployment, each a handle of its own that is made once.
+    """The methods of an `Engine` deployment. Each is a handle of its own that is made once.
 
-    On first use, not before: Serve binds a handle to the event loop that is running when its options are set. What
-    crosses is plain records, so C's pickle does; Serve's default, cloudpickle, takes more than twice as long.
+    A handle is made on first use, because Serve binds it to the event loop that runs when its options are set.
+    Only plain records cross, so C's pickle is enough. Serve's default, cloudpickle, takes more than twice as long.
     """
 
     def __init__(self, handle: DeploymentHandle) -> None:
@@ -43,7 +43,7 @@ class Methods:
 
     @cached_property
     def draft(self) -> DeploymentHandle:
-        """Engine.draft; a stream of frames."""
+        """Engine.draft, a stream of frames."""
         return self._method("draft", stream=True)
 
     @cached_property
@@ -93,7 +93,7 @@ class EngineClient:
                 yield frame
 
     async def _chosen(self, payload: DraftPayload, tracker: ReplicaTracker) -> AsyncGenerator[Frame, None]:
-        """Tell the tracker what becomes of the request, and the caller how its replica was chosen."""
+        """Tell the tracker how the request goes on, and the caller how its replica was chosen."""
         tracker.expect(routed_prompt(payload))
         told = prefilled = False
         try:
@@ -171,7 +171,7 @@ class RouterClient:
 
 
 async def called(response: Awaitable[Any], failed: type[StackError]) -> Any:
-    """Await a handle call; cancelling the caller cancels the call. Raises ours for Ray's errors."""
+    """Await a handle call. Cancelling the caller cancels the call. Raises our errors for Ray's."""
     try:
         return await response
     except asyncio.CancelledError as error:
@@ -183,17 +183,20 @@ async def called(response: Awaitable[Any], failed: type[StackError]) -> Any:
 
 
 def raise_if_ours(error: asyncio.CancelledError) -> None:
-    """Let a cancellation of this task through; Ray raises the same class when a replica drops a request as it stops."""
+    """Raise the cancellation again when this task was cancelled.
+
+    Ray raises the same class when a replica drops a request as it stops.
+    """
     task = asyncio.current_task()
     if task is None or task.cancelling():
         raise error
 
 
 def from_ray(error: Exception, failed: type[StackError]) -> StackError:
-    """Our error for what came out of a handle: the one the replica raised, QueueFull, or `failed`."""
+    """Our error for one that a handle raised: the replica's own error, QueueFull, or `failed`."""
     cause = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(cause, StackError):
-        # A probe of the shared class says Tier1Failed; whoever asked the router hears RouterFailed.
+        # Both deployments share a class whose probe raises Tier1Failed. Of the router it means RouterFailed.
         return failed(cause.message) if isinstance(cause, Tier1Failed) and failed is not Tier1Failed else cause
     if isinstance(cause, BackPressureError):
         return QueueFull("every place in the queue is taken; try again soon", retry_after_s=QUEUE_RETRY_AFTER_S)

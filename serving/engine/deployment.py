@@ -1,6 +1,6 @@
-"""Our own engines on Ray Serve: one deployment class for tier 1 and the router.
+"""Runs our own engines on Ray Serve: one deployment class for tier 1 and the router.
 
-`Engine` runs in the replica, next to the model. The tiers that call it through a handle are in client.py.
+`Engine` runs in the replica, next to the model. The clients that call it through a handle are in client.py.
 vLLM is imported in the replica alone (vllm_engine.py).
 """
 
@@ -50,7 +50,7 @@ class Engine:
         self._child_guard = ChildGuard()  # before the first process of the engine
         flags = config.flags()
         self._vllm = await VllmEngine.start(flags)
-        self._tokenizer = copy.deepcopy(self._vllm.tokenizer)  # of our own: vLLM uses its one in other threads
+        self._tokenizer = copy.deepcopy(self._vllm.tokenizer)  # a copy, because vLLM uses its own in other threads
         self._adapters = AdapterLoader(self._vllm.load_lora, Path(str(flags["model"])))
         self._prompts = RouterPrompts.build(self._tokenizer, config.max_context_tokens)
         self._tokens_seen = 0
@@ -63,7 +63,7 @@ class Engine:
             engine.shutdown()
 
     async def draft(self, payload: DraftPayload) -> AsyncGenerator[Frame, None]:
-        """Generate; see tiers.DraftEngine. Closing the generator aborts the request in vLLM."""
+        """Generate an answer (see tiers.DraftEngine). Closing the generator aborts the request in vLLM."""
         model = self._config.model if payload.adapter is None else payload.adapter.served_as
         if payload.adapter is not None and (why := await self._adapters.load(payload.adapter)) is not None:
             raise Tier1Failed(f"the adapter {model} is not served: {why}")
@@ -89,11 +89,11 @@ class Engine:
             self._clock.leave(ticket, time.perf_counter())
 
     async def load_adapter(self, adapter: Adapter) -> str | None:
-        """Have an adapter ready before the first request for it; why not, when it is refused."""
+        """Load an adapter before the first request for it. Returns the reason when it is refused, else None."""
         return await self._adapters.load(adapter)
 
     async def score(self, payload: ScorePayload) -> RouterScore:
-        """Ask the router model one yes/no question; p_yes is its softmax over both labels."""
+        """Ask the router model one yes/no question. p_yes is its softmax over both labels, 0 to 1."""
         prompts = self._prompts
         if payload.draft is None:
             prompt = prompts.score(payload.prompt_token_ids)
@@ -131,7 +131,7 @@ class Engine:
         self._proof_at = time.perf_counter()
 
     async def check_health(self) -> None:
-        """Serve's health hook. A dead engine fails at once; a silent one has to generate a token to be healthy."""
+        """Serve's health hook. A dead engine fails at once. A silent one has to generate a token to be healthy."""
         if (reason := self._vllm.error) is not None:
             raise Tier1Failed("the engine is dead") from reason
         generated = self._vllm.load.generated_tokens
@@ -149,20 +149,20 @@ class Engine:
         )
 
     async def reset_cache(self) -> bool:
-        """Forget every cached prefix, e.g. after weights changed under the same name; False while requests hold some.
+        """Forget every cached prefix, e.g. after weights changed under the same name. False while requests hold some.
 
-        Generates a token: vLLM tells its followers with the next step.
+        Generates a token, because vLLM tells its followers with the next step.
         """
         reset = await self._vllm.reset_cache()
         await self.probe()
         return reset
 
     async def render(self, body: dict[str, Any]) -> list[int]:
-        """vLLM's rendering of a chat body; the ingress renders for itself and a test holds it to this."""
+        """vLLM's rendering of a chat body. The gateway renders for itself, and a test compares it with this."""
         return await self._vllm.render(body)
 
     def record_replica_metadata(self) -> dict[str, Any]:
-        """Serve's hook, called once when the replica is ready: what a replica router has to know about its cache."""
+        """Serve's hook, called once when the replica is ready: what the request router has to know of its cache."""
         return {
             "model": self._config.model,
             "block_size_tokens": self._vllm.block_size_tokens,
@@ -174,7 +174,7 @@ class Engine:
 
 
 def engine_deployment(name: str, config: EngineConfig) -> serve.Application:
-    """The Serve application of one engine; `name` is the deployment's. Its handle goes into a tier of client.py."""
+    """The Serve application of one engine. `name` is the deployment's. Its handle goes into a client of client.py."""
     return (
         serve.deployment(NoopEngine if config.engine == "noop" else Engine)
         .options(

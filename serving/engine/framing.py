@@ -1,4 +1,4 @@
-"""Turns an engine's steps into frames: what goes to the client, and with it or before it what the gate has to see."""
+"""Turns an engine's steps into frames: data for the client, with or after the evidence for the gate."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from serving.request.frame import Frame
 class Evidence:
     """What one engine step added to one choice.
 
-    text: as generated, stop strings and special tokens removed; tool-call markup is still in it.
+    text: as generated, without stop strings and special tokens. Tool-call markup is still in it.
     logprobs: natural-log probability of each new token under the plain model (before temperature, penalties and
         grammar), shape (n_tokens,).
     """
@@ -26,7 +26,10 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of an answer: data is a chunk's JSON text or, last and once, the whole body's; None: evidence only."""
+    """One step of an answer.
+
+    data: a chunk's JSON text or, last and once, that of the whole body. None: evidence only.
+    """
 
     data: str | None
     evidence: tuple[Evidence, ...]
@@ -34,7 +37,7 @@ class Step:
 
 @dataclass(slots=True)
 class Framer:
-    """Turns the engine's steps into frames; one per request. Evidence comes with or before the data it covers."""
+    """Turns the engine's steps into frames. Each request has its own. Evidence comes with or before its data."""
 
     model: str
     replica_id: str
@@ -59,7 +62,7 @@ class Framer:
         return frames
 
     def _finish(self, choice: dict[str, Any]) -> dict[str, Any]:
-        """finish_reason and the complete tool calls, when this chunk or body finishes the choice."""
+        """finish_reason and the complete tool calls when this chunk or body finishes the choice, else nothing."""
         calls = self.tool_calls.setdefault(choice["index"], {})
         message = choice.get("delta") or choice.get("message") or {}
         for position, call in enumerate(message.get("tool_calls") or ()):
@@ -76,7 +79,7 @@ class Framer:
 
 
 def merge_by_choice(evidence: tuple[Evidence, ...]) -> dict[int, dict[str, Any]]:
-    """The news of each choice as one: text joined, logprobs in order, counts added; keys are Frame's."""
+    """The evidence of each choice as one: text joined, logprobs in order, counts added. Keys are Frame's."""
     merged: dict[int, dict[str, Any]] = {}
     for item in evidence:
         seen = merged.setdefault(item.choice, {"text": "", "logprobs": (), "n_tokens": 0})
@@ -87,7 +90,7 @@ def merge_by_choice(evidence: tuple[Evidence, ...]) -> dict[int, dict[str, Any]]
 
 
 def usage_of(usage: Mapping[str, Any] | None) -> Usage | None:
-    """OpenAI's usage object as ours; cached_tokens is None when the engine did not report it."""
+    """OpenAI's usage object as ours. cached_tokens is None when the engine did not report it."""
     if usage is None:
         return None
     details = usage.get("prompt_tokens_details") or {}

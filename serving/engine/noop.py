@@ -1,7 +1,7 @@
-"""An engine that says nothing useful as fast as it can: for measuring everything around an engine.
+"""An engine that generates meaningless words at once, for measuring everything around an engine.
 
-A profile with `tier1: {engine: noop}` runs the whole stack on it (deploy/profiles/noop.yaml). It speaks the
-interface of `deployment.py`: max_tokens tokens at once, one frame a token, and the router always says 0.9.
+A profile with `tier1: {engine: noop}` runs the whole stack on it (deploy/profiles/noop.yaml). It has the interface of
+`deployment.py`. It generates max_tokens tokens, one frame each. As the router model it always says 0.9.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ P_YES = 0.9
 
 
 class NoopEngine:
-    """One replica. Its gauges are true: nothing ever waits, unless `noop_token_s` makes it take its time."""
+    """One replica. Its gauges are true, for nothing ever waits. `noop_token_s` makes each token take that long."""
 
     def __init__(self, config: "EngineConfig") -> None:
         keep_replica_on_loopback()
@@ -35,10 +35,10 @@ class NoopEngine:
         self._replica_id = serve.get_replica_context().replica_id.unique_id
 
     async def load_adapter(self, adapter: Any) -> None:
-        """Nothing to load."""
+        """Accepts every adapter, because there is nothing to load."""
 
     async def draft(self, payload: Any) -> AsyncGenerator[Frame, None]:
-        """As many words as were asked for, each in a frame of its own."""
+        """Generates as many words as were asked for, each in a frame of its own."""
         started = time.perf_counter()
         tokens = payload.body.get("max_completion_tokens") or payload.body.get("max_tokens") or DEFAULT_TOKENS
         usage = Usage(input_tokens=len(payload.prompt_token_ids), output_tokens=tokens, cached_tokens=0)
@@ -72,19 +72,19 @@ class NoopEngine:
             )
 
     async def score(self, payload: Any) -> RouterScore:
-        """Always confident."""
+        """Always says P_YES."""
         usage = Usage(input_tokens=len(payload.prompt_token_ids), output_tokens=1, cached_tokens=0)
         return RouterScore(P_YES, usage, engine_s=0.0, replica_id=self._replica_id, model=self._model)
 
     async def probe(self) -> None:
-        """Always able."""
+        """Always succeeds."""
 
     def record_replica_metadata(self) -> dict[str, Any]:
-        """As serving.engine.deployment.Engine; a cache like that of a middling GPU, which is modelled, not reported."""
+        """As Engine in deployment.py. The cache is as large as on a middling GPU, and is modelled, not reported."""
         return {"model": self._model, "block_size_tokens": 16, "kv_blocks": 65_536}
 
     async def stats(self) -> EngineStats:
-        """Never busy."""
+        """Says that it is never busy."""
         return EngineStats(self._replica_id, 0, 0, 0.0, 0, 0, 0, 0.0)
 
 
@@ -96,7 +96,7 @@ class Wire:
         self._head = {"id": f"chatcmpl-{request_id}", "created": int(time.time()), "model": model}
 
     def chunk(self, text: str | None, finish: str | None = None, usage: Usage | None = None) -> str:
-        """One streamed chunk; text None is the usage chunk without choices."""
+        """One streamed chunk. text None: the usage chunk without choices."""
         said: Mapping[str, Any] = {"delta": {"content": text}} if self._chat else {"text": text}
         kind = "chat.completion.chunk" if self._chat else "text_completion"
         choices = [] if text is None else [{"index": 0, **said, "finish_reason": finish}]

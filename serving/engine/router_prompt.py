@@ -1,8 +1,8 @@
-"""The router model's prompts, put together from token ids so that nothing is tokenized twice.
+"""Builds the router model's prompts from token ids, so that nothing is tokenized twice.
 
-Instruction first (cached across requests), then the conversation as tier 1 renders it, then the question. What users
-and drafts wrote is data between two fences: control tokens in it are replaced, so it cannot end its turn, and so is
-whatever spells a fence, in however many tokens, so it cannot leave its place.
+The instruction comes first and is cached across requests. The conversation follows as tier 1 renders it, then the
+question. What users and drafts wrote is data between two fences. Control tokens in it are replaced, so it cannot end
+its turn. Whatever spells a fence is replaced too, in however many tokens, so it cannot leave its place.
 """
 
 import re
@@ -13,15 +13,14 @@ from typing import Any, Self
 
 from routing.records import Record
 
-# Pairs are tried in this order; the first whose two words are single tokens is used.
+# Pairs are tried in this order. The first whose two words are single tokens is used.
 LABELS = (("Yes", "No"), ("yes", "no"), (" yes", " no"), ("A", "B"))
-HEAD_RATIO = (
-    0.25  # of what fits, kept from the start when a text is too long; the rest is its end, where the question is
-)
+# Of a text that is too long, this share of what fits is its start. The rest is its end, where the question is.
+HEAD_RATIO = 0.25
 
 _FENCE = re.compile(r"<\W{0,8}(?:conversation|draft)", re.IGNORECASE)  # also with odd characters between
 
-_DATA = "\x00data\x00"  # marks in the rendered template where the data goes; no tokenizer ever sees it
+_DATA = "\x00data\x00"  # marks the place of the data in the rendered template, no tokenizer ever sees it
 
 _SCORE_SYSTEM = (
     "You predict whether a small language model will answer a conversation well. The conversation stands between "
@@ -58,11 +57,12 @@ class LabelTokens(Record):
 
 @dataclass(frozen=True, slots=True)
 class RouterPrompts:
-    """Both prompts of one router model, tokenized once; `score` and `judge` only join lists.
+    """Both prompts of one router model, tokenized once. `score` and `judge` only join lists.
 
-    score_parts: ids before and after the conversation; judge_parts: before, between and after conversation and draft.
-    control_ids: ids that steer the chat format; replaced by `blank_id` wherever they occur in data.
-    pieces: the text of every token as its vocabulary spells it, by id; what spells a fence in data is replaced, too.
+    score_parts: ids before and after the conversation.
+    judge_parts: ids before, between and after conversation and draft.
+    control_ids: ids that steer the chat format. They are replaced by `blank_id` wherever they occur in data.
+    pieces: the text of every token as its vocabulary spells it, by id. It finds what spells a fence in data.
     """
 
     labels: LabelTokens
@@ -75,7 +75,7 @@ class RouterPrompts:
 
     @classmethod
     def build(cls, tokenizer: Any, max_context_tokens: int) -> Self:
-        """tokenizer: a Hugging Face tokenizer with a chat template. Raises NoLabelTokens."""
+        """Tokenize both prompts. tokenizer: of Hugging Face, with a chat template. Raises NoLabelTokens."""
         labels = choose_labels(tokenizer)
         before, after = render(tokenizer, _SCORE_SYSTEM, _SCORE_USER, labels)
         judge_before, between, judge_after = render(tokenizer, _JUDGE_SYSTEM, _JUDGE_USER, labels)
@@ -90,13 +90,13 @@ class RouterPrompts:
         )
 
     def score(self, conversation: Sequence[int]) -> list[int]:
-        """Prompt for p(tier 1 will do); never longer than max_tokens."""
+        """Prompt for p(tier 1 will do), never longer than max_tokens."""
         before, after = self.score_parts
         room = self.max_tokens - len(before) - len(after)
         return [*before, *self._as_data(conversation, room), *after]
 
     def judge(self, conversation: Sequence[int], draft: Sequence[int]) -> list[int]:
-        """Prompt for p(the draft is good); the draft may take half of the room, the conversation what is left."""
+        """Prompt for p(the draft is good). The draft may take half of the room, the conversation what is left."""
         before, between, after = self.judge_parts
         room = self.max_tokens - len(before) - len(between) - len(after)
         answer = self._as_data(draft, room // 2)
@@ -121,7 +121,7 @@ class RouterPrompts:
 
 
 def cut_middle(ids: Sequence[int], room: int) -> Sequence[int]:
-    """At most `room` ids: all of them, or the start and the end of a text that is too long. room <= 0 keeps nothing."""
+    """At most `room` ids: all, or start and end of a text that is too long. room <= 0 keeps nothing."""
     if len(ids) <= room:
         return ids
     if room <= 0:

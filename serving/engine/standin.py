@@ -1,7 +1,7 @@
-"""The stand-in frontier of the embedded profile: a vLLM OpenAI server of its own, as a child process on loopback.
+"""Runs the stand-in frontier of the embedded profile: vLLM's OpenAI server, as a child process on loopback.
 
-It speaks /v1/chat/completions, /v1/completions and /v1/messages, so the real provider clients meet a real server.
-`python -m serving.engine.standin` is the child: its settings and its sign of life are its standard input.
+It answers /v1/chat/completions, /v1/completions and /v1/messages, so the real provider clients meet a real server.
+`python -m serving.engine.standin` is the child. It reads its settings from standard input and ends when that ends.
 """
 
 import os
@@ -33,13 +33,13 @@ class StandinFailed(StackError):
 
 
 class StandinConfig(VllmSettings):
-    """The embedded profile's frontier model. Never used where a real provider is configured alone."""
+    """Config of the embedded profile's frontier model. Not used where only real providers are configured."""
 
     port: int = Field(8001, ge=1, le=65535)
     api_key: SecretStr | None = Field(None, description="what its clients have to send; None: loopback is enough")
 
     def server_flags(self) -> dict[str, str | int | float | bool]:
-        """The engine's flags and the server's: loopback, no API pages, no line per request."""
+        """The engine's flags and the server's: loopback only, no API pages, no log line per request."""
         server: dict[str, str | int | float | bool] = {
             "host": HOST,
             "port": self.port,
@@ -47,14 +47,14 @@ class StandinConfig(VllmSettings):
             "disable_uvicorn_access_log": True,
             "uvicorn_log_level": "warning",
         }
-        # vLLM's own counters stay on, at /metrics: they are the provider's books that ours are held to.
+        # vLLM's own counters stay on, at /metrics. Our ledger is compared with them, as with a provider's bill.
         return server | {name: value for name, value in self.flags().items() if name != "disable_log_stats"}
 
 
 class Standin:
     """Starts, watches and ends the child. A context manager: leaving the block leaves no process behind.
 
-    The child also ends when this process dies, however it dies: the kernel closes the pipe the child listens to.
+    The child also ends when this process dies in any way, because the kernel closes the pipe that the child reads.
     """
 
     def __init__(self, config: StandinConfig, log_path: Path | None = None) -> None:
@@ -71,11 +71,11 @@ class Standin:
         self.stop()
 
     def start(self) -> None:
-        """Start the child in a process group of its own; returns at once. Raises ConfigInvalid without weights."""
+        """Start the child in a process group of its own. Returns at once. Raises ConfigInvalid without weights."""
         self._config.flags()
         env = os.environ | self._config.environment()
         if self._config.api_key is not None:
-            env["VLLM_API_KEY"] = self._config.api_key.get_secret_value()  # vLLM reads it; no secret in `ps`
+            env["VLLM_API_KEY"] = self._config.api_key.get_secret_value()  # not an option, which `ps` would show
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
@@ -90,7 +90,7 @@ class Standin:
         assert self._process.stdin is not None
         settings = self._config.model_dump_json(exclude={"api_key"})
         self._process.stdin.write(settings.encode() + b"\n")
-        self._process.stdin.flush()  # and kept open: its end tells the child that we are gone
+        self._process.stdin.flush()  # kept open, because its end tells the child that we are gone
 
     def is_ready(self) -> bool:
         """Whether it answers. Raises StandinFailed with the end of its log when it has exited."""
@@ -103,7 +103,7 @@ class Standin:
             return False
 
     def wait_ready(self, progress: Callable[[float], None] | None = None, timeout_s: float = 900.0) -> None:
-        """Block until it answers; `progress` is told the seconds waited. Raises StandinFailed."""
+        """Block until it answers. `progress` is told the seconds waited. Raises StandinFailed."""
         began = time.perf_counter()
         while not self.is_ready():
             waited_s = time.perf_counter() - began
@@ -114,7 +114,7 @@ class Standin:
             time.sleep(POLL_S)
 
     def stop(self) -> None:
-        """End the child and all it started; safe to call twice."""
+        """End the child and all it started. Safe to call twice."""
         if self._process is None:
             return
         assert self._process.stdin is not None
@@ -130,7 +130,7 @@ class Standin:
 
 
 def main() -> None:
-    """The child: settings from the first line of standard input, then vLLM's own server until a signal."""
+    """Run the child: read its settings from the first line of standard input, then run vLLM's server until a signal."""
     config = StandinConfig.model_validate_json(sys.stdin.buffer.readline())
     threading.Thread(target=end_with_parent, args=(sys.stdin.buffer,), daemon=True).start()
     from serving.engine.vllm_engine import serve_openai  # noqa: PLC0415 - in the child alone

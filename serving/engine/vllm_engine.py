@@ -1,7 +1,8 @@
-"""Everything Tierwise takes from vLLM but its errors (vllm_errors.py): an upgrade fails here and in the contract tests.
+"""Runs one vLLM engine with vLLM's own serving objects around it.
 
-vLLM's own serving objects render answers (templates, tools, JSON schema, logprobs, usage). Between them and its engine
-sits `WatchedEngine`, which lets every output through and notes what the gate needs to see: text, logprobs, counts.
+All imports of vLLM are in the vllm_*.py files, so an upgrade of vLLM fails here and in the contract tests.
+vLLM's serving objects render answers (templates, tools, JSON schema, logprobs, usage). Between them and its engine is
+`WatchedEngine`. It lets every output through and notes what the gate has to see: text, logprobs and counts.
 """
 
 import asyncio
@@ -46,7 +47,7 @@ class LabelLogprobs:
 
 
 class VllmEngine:
-    """One running engine with vLLM's serving objects around it; lives in one event loop."""
+    """One running engine with vLLM's serving objects around it. Use it from one event loop."""
 
     def __init__(self, client: WatchedEngine, state: State, args: Namespace, meter: LoadMeter) -> None:
         self._client = client
@@ -86,7 +87,7 @@ class VllmEngine:
 
     @property
     def kv_blocks(self) -> int:
-        """KV blocks of the engine; times block_size_tokens is its capacity in tokens."""
+        """KV blocks of the engine. Times block_size_tokens it is the capacity in tokens."""
         return int(self._client.vllm_config.cache_config.num_gpu_blocks or 0)
 
     @property
@@ -100,7 +101,7 @@ class VllmEngine:
 
     @property
     def kv_event_sources(self) -> list[dict[str, str]]:
-        """Where each data-parallel rank publishes KV events: `endpoint`, `replay_endpoint`; empty when none does."""
+        """Where each data-parallel rank publishes KV events: `endpoint`, `replay_endpoint`. Empty when none does."""
         return [
             {"endpoint": source.endpoint, "replay_endpoint": source.replay_endpoint}
             for _, source in sorted(self._client.get_kv_event_sources().items())
@@ -108,17 +109,17 @@ class VllmEngine:
         ]
 
     async def reset_cache(self) -> bool:
-        """Forget every cached prefix; False while requests hold blocks. Followers hear of it after the next step."""
+        """Forget every cached prefix. False while requests hold blocks. Followers hear of it after the next step."""
         return bool(await self._client.reset_prefix_cache())
 
     @property
     def load(self) -> Load:
-        """What the scheduler last reported; changes in place."""
+        """What the scheduler last reported. It changes in place."""
         return self._meter.load
 
     @property
     def error(self) -> BaseException | None:
-        """Why the engine is dead; None while it lives."""
+        """Why the engine is dead. None while it lives."""
         return self._client.dead_error if self._client.errored else None
 
     def shutdown(self) -> None:
@@ -126,9 +127,9 @@ class VllmEngine:
         self._client.shutdown()
 
     async def load_lora(self, name: str, folder: str) -> str | None:
-        """Make a LoRA adapter answer under `name`, from the next request on; why not, when the engine refuses it.
+        """Make a LoRA adapter answer under `name` from the next request on. Returns the reason when vLLM refuses it.
 
-        Its name is part of what the engine's KV blocks are found by, so other weights need another name.
+        The name is part of the keys of the engine's KV blocks, so other weights need another name.
         """
         request = LoadLoRAAdapterRequest(lora_name=name, lora_path=folder)
         said = await self._state.openai_serving_models.load_lora_adapter(request)
@@ -154,13 +155,13 @@ class VllmEngine:
         stream: bool,
         failed: type[StackError],
     ) -> AsyncGenerator[Step, None]:
-        """Answer an OpenAI body whose prompt is already tokenized; vLLM's request id is made of `request_id`.
+        """Answer an OpenAI body whose prompt is already tokenized. vLLM's request id is made of `request_id`.
 
-        Evidence is never behind the data it covers. Closing the generator aborts the request. Raises InvalidRequest,
+        Evidence comes with its data or before it. Closing the generator aborts the request. Raises InvalidRequest,
         ContextLengthExceeded, QueueFull, or `failed` for everything that is not the request's fault.
         """
         limit = self._client.model_config.max_model_len
-        if len(prompt_token_ids) >= limit:  # vLLM says so with a bare ValueError; one token has to be generated
+        if len(prompt_token_ids) >= limit:  # vLLM raises a bare ValueError. One token has to be generated.
             raise ContextLengthExceeded(
                 f"the prompt has {len(prompt_token_ids)} tokens; {model} takes {limit}, answer included",
                 param="messages" if api is Api.CHAT else "prompt",
@@ -253,7 +254,7 @@ class VllmEngine:
         )
 
     async def generate_one(self, request_id: str, *, failed: type[StackError]) -> None:
-        """Generate one token from one token: the only proof that the engine works. Raises as `answer`."""
+        """Generate one token from one token, to prove that the engine works. Raises as `answer`."""
         params = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False)
         try:
             async for _ in self._client.generate(tokens_input([0]), params, request_id):
@@ -263,7 +264,7 @@ class VllmEngine:
 
 
 def parse_flags(flags: Mapping[str, str | int | float | bool]) -> Namespace:
-    """vLLM's own command line, from names with underscores; True and False become --flag and --no-flag.
+    """vLLM's parsed command line, from names with underscores. True and False become --flag and --no-flag.
 
     Raises SystemExit like any argparse parser, naming the unknown flag on stderr.
     """
@@ -305,18 +306,18 @@ def openai_request(
         "vllm_xargs": None,
     }
     if current_platform.is_cpu():
-        # A seeded request whose prompt takes more than one step makes vLLM 0.32 wind its generator back, which the one
-        # of PyTorch's CPU refuses: the engine would die of one client's parameter.
+        # A seeded request whose prompt takes more than one step makes vLLM 0.32 wind its generator back. PyTorch's CPU
+        # generator refuses that, and the engine would die of one client's parameter.
         ours["seed"] = None
     if api is Api.CHAT:
-        # vLLM pops the ids and skips template and tokenizer; tool choice and schema handling still run.
+        # vLLM pops the ids and skips template and tokenizer. Tool choice and schema handling still run.
         ours["kv_transfer_params"] = {"prompt_token_ids": prompt_token_ids}
         return ChatCompletionRequest(**{**body, **ours})
     return CompletionRequest(**{**body, **ours, "prompt": prompt_token_ids})
 
 
 def openai_body(response: Any) -> dict[str, Any]:
-    """The response in OpenAI's shape: vLLM's own fields, null unless asked for, go; what OpenAI sends as null stays."""
+    """The response in OpenAI's shape. vLLM's own null fields are dropped. What OpenAI sends as null stays."""
     body: dict[str, Any] = response.model_dump(mode="json", exclude_none=True)
     for choice in body["choices"]:
         choice.setdefault("logprobs", None)

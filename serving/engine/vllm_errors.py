@@ -1,4 +1,4 @@
-"""vLLM's exceptions and error responses as ours: one table, which a test holds against all that vLLM raises."""
+"""Translates vLLM's exceptions and error responses to ours. A test compares the table with all that vLLM raises."""
 
 from http import HTTPStatus
 from typing import Any
@@ -13,9 +13,9 @@ from serving.errors import ContextLengthExceeded, InvalidRequest, QueueFull, Sta
 BUSY_RETRY_AFTER_S = 1.0
 TOO_LONG = frozenset({"input_tokens", "input_text"})  # `parameter` of vLLM's context length errors
 
-# Foreign exception -> ours; the first row that matches. Whatever is not listed is the engine's failure: the cascade
-# escalates it. ValueError, TypeError and NotImplementedError are how vLLM refuses parameters where it has not moved to
-# its own hierarchy yet; inside the engine they arrive wrapped as EngineGenerateError (a VLLMServerError).
+# Foreign exception -> ours, the first row that matches. Whatever is not listed is the engine's failure, and the cascade
+# escalates it. vLLM refuses parameters with ValueError, TypeError and NotImplementedError where it has not moved to its
+# own hierarchy yet. Inside the engine they arrive wrapped as EngineGenerateError (a VLLMServerError).
 REFUSALS: tuple[tuple[type[Exception], type[StackError]], ...] = (
     (GracefulHTTPError, QueueFull),
     (VLLMClientError, InvalidRequest),
@@ -28,7 +28,7 @@ REFUSALS: tuple[tuple[type[Exception], type[StackError]], ...] = (
 
 
 def raise_refusal(result: Any) -> Any:
-    """Pass a result through; an ErrorResponse becomes the exception vLLM had before it was rendered."""
+    """Pass a result through. An ErrorResponse becomes the exception that vLLM rendered it from."""
     if not isinstance(result, ErrorResponse):
         return result
     error = result.error
@@ -40,7 +40,7 @@ def raise_refusal(result: Any) -> Any:
 
 
 def translate(error: Exception, failed: type[StackError]) -> StackError:
-    """Our error for one of vLLM's; `failed` is what it means when the request is not to blame."""
+    """Our error for one of vLLM's. `failed` is its class when the request is not to blame."""
     ours = next((ours for theirs, ours in REFUSALS if isinstance(error, theirs)), failed)
     if ours is QueueFull:
         return QueueFull(str(error), retry_after_s=BUSY_RETRY_AFTER_S)

@@ -1,6 +1,6 @@
-"""What every vLLM engine of the stack is told: its flags and its environment. Imports no vLLM.
+"""Flags and environment of every vLLM engine of the stack. Imports no vLLM.
 
-The kernel layer is a list of named switches, so that a benchmark can turn each off and show its worth.
+The kernel layer is a list of named switches, so that a benchmark can turn each off and measure its effect.
 """
 
 import json
@@ -16,7 +16,7 @@ GIB = 1024**3
 
 
 class Speculation(Record):
-    """Guess several tokens and check them in one step; ngram and suffix guess from text seen before, without a model.
+    """Guess several tokens and check them in one step. ngram and suffix guess from text seen before, without a model.
 
     suffix needs the package arctic-inference.
     """
@@ -72,7 +72,9 @@ class LoraSettings(Record):
 
     max_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] = Field(16, description="of the ranks that vLLM has")
     max_active: int = Field(2, ge=1, description="in one step; while a new one is promoted, the old one still answers")
-    max_loaded: int = Field(4, ge=1, description="in memory; the least recently used one leaves and is read again")
+    max_loaded: int = Field(
+        4, ge=1, description="in memory, beyond which the least recently used one is dropped and read again"
+    )
     folders: tuple[Path, ...] = Field(
         (Path("deploy/artefacts"),), description="adapters come from here or from promotion.registry, nowhere else"
     )
@@ -99,14 +101,14 @@ class VllmSettings(Record):
     dtype: str = "auto"
     cpu_threads: int | None = Field(None, ge=1, description="OpenMP threads of a CPU engine; None: vLLM binds cores")
     gpu_memory_fraction: float | None = Field(
-        None, gt=0, le=1, description="of one GPU, for everything of this engine; None: vLLM's own, .92"
+        None, gt=0, le=1, description="of one GPU, for everything of this engine; None: vLLM's own, 0.92"
     )
     # The kernel layer.
     enforce_eager: bool = Field(False, description="no compilation, no CUDA graphs: starts sooner, generates slower")
     prefix_caching: bool = Field(True, description="keep the KV blocks of prompts for the next request that begins so")
     chunked_prefill: bool = Field(True, description="cut long prompts into steps, so that they do not stall the others")
     weights_format: Literal["model", "fp8"] = Field(
-        "model", description="fp8: the matrices are quantised while loading; half the memory, more tokens a second"
+        "model", description="fp8: quantise the matrices while loading, for half the memory and more tokens a second"
     )
     kv_cache_format: Literal["auto", "fp8", "fp8_e4m3", "fp8_e5m2"] = Field(
         "auto", description="fp8: twice the tokens in the same memory, at some cost in quality"
@@ -119,7 +121,8 @@ class VllmSettings(Record):
     lora: LoraSettings | None = Field(None, description="None: this engine takes no adapters")
     tool_parser: str | None = Field(None, description="vLLM's name of the model's tool-call format; None: no tools")
     engine_args: dict[str, str | int | float | bool] = Field(
-        default_factory=dict, description="further vLLM flags by name, e.g. quantization: fp8; they win"
+        default_factory=dict,
+        description="further vLLM flags by name, e.g. quantization: fp8, over those of this section",
     )
 
     @model_validator(mode="after")
@@ -160,10 +163,10 @@ class VllmSettings(Record):
             "enable_prompt_tokens_details": True,
             "enable_auto_tool_choice": True if self.tool_parser else None,
             "tool_call_parser": self.tool_parser,
-            "disable_log_stats": True,  # vLLM's own loggers; the replica's meter stays on
-            # One process less per engine, and none that spins while the other computes: 27 instead of 40 CPU seconds
-            # to start, 18 instead of 27 CPU ms per token in batches of 8 (0.5B on two cores).
-            # Several GPUs: worker processes of this node, also inside a Ray actor.
+            "disable_log_stats": True,  # vLLM's own loggers, while the replica's meter stays on
+            # "uni" saves a process per engine, and none spins while the other computes. Starting takes 27 instead of 40
+            # CPU seconds, a token in batches of 8 takes 18 instead of 27 CPU ms (0.5B on two cores).
+            # "mp" for several GPUs: worker processes of this node, also inside a Ray actor.
             "distributed_executor_backend": "uni"
             if self.cpu_threads is not None
             else ("mp" if self.tensor_parallel > 1 else None),
@@ -171,11 +174,11 @@ class VllmSettings(Record):
         return {name: value for name, value in flags.items() if value is not None} | self.engine_args
 
     def environment(self) -> dict[str, str]:
-        """Environment of the engine's processes; it must be set before vLLM is imported.
+        """Environment of the engine's processes. It must be set before vLLM is imported.
 
         Loopback only, no usage reports. With cpu_threads, OpenMP's threads are not bound to cores (several engines
-        share them) and sleep while they wait instead of spinning; Ray alone would allow num_cpus threads. vLLM insists
-        on a worker process on CPUs, to set OpenMP's environment there, unless VLLM_ENABLE_V1_MULTIPROCESSING is 0.
+        share them) and sleep while they wait instead of spinning. Ray alone would allow num_cpus threads. On CPUs vLLM
+        starts a worker process to set OpenMP's environment, unless VLLM_ENABLE_V1_MULTIPROCESSING is 0.
         """
         env = {
             "VLLM_HOST_IP": "127.0.0.1",

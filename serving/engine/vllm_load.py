@@ -9,7 +9,7 @@ from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 
 @dataclass(slots=True)
 class Load:
-    """What vLLM's scheduler last reported, plus totals since the start. kv_usage_ratio: KV blocks in use, 0..1."""
+    """What vLLM's scheduler last reported, and totals since the start. kv_usage_ratio: KV blocks in use, 0..1."""
 
     running: int = 0
     waiting: int = 0
@@ -43,4 +43,4 @@ class LoadMeter(StatLoggerBase):  # type: ignore[misc]  # vLLM is untyped here
             self.load.generated_tokens += iteration_stats.num_generation_tokens
 
     def log_engine_initialized(self) -> None:
-        """Nothing to say; the interface asks for it."""
+        """Does nothing. The interface asks for it."""

@@ -12,12 +12,12 @@ from vllm.v1.engine.exceptions import EngineGenerateError
 
 from serving.engine.framing import Evidence
 
-ABORTED = "abort"  # finish reason of a request that vLLM itself dropped; no client may take it for an answer
+ABORTED = "abort"  # finish reason of a request that vLLM itself dropped, which is not an answer
 
 
 @dataclass(slots=True)
 class Watch:
-    """What the engine said about one request and nobody has taken yet."""
+    """Collects what the engine said about one request until it is taken."""
 
     news: list[Evidence] = field(default_factory=list)
     error: Exception | None = None
@@ -44,10 +44,10 @@ class Watch:
 
 
 class Watching:
-    """Lays itself over an engine's `generate`: watched requests are noted, all others pass through untouched.
+    """Wraps an engine's `generate`: it notes watched requests and passes all others through untouched.
 
     A watched request always runs with deltas and with the sampled tokens' logprobs (logprobs=0: no top-k is computed),
-    whatever the client asked for; vLLM's serving objects drop logprobs that were not requested.
+    whatever the client asked for. vLLM's serving objects drop logprobs that were not requested.
     """
 
     watches: dict[str, Watch]
@@ -84,7 +84,7 @@ class Watching:
                 merged.outputs.sort(key=lambda choice: choice.index)
                 yield merged
         except Exception as error:
-            watch.error = error  # vLLM's stream turns it into text; we want the type
+            watch.error = error  # vLLM's stream turns it into text, and we need its type
             raise
         finally:
             await outputs.aclose()  # aborts the request in the engine when it is still running

@@ -1,7 +1,7 @@
-"""Keeps an engine's processes on a leash: when the process that holds it is gone, however it went, they are killed.
+"""Kills an engine's child processes when the process that started them ends, even after kill -9.
 
 vLLM's engine process does not notice the death of its front end and would keep its memory for ever.
-`python -m serving.process.children MARK` is the watcher; it waits for the end of its standard input.
+`python -m serving.process.children MARK` is the watcher. It waits for the end of its standard input, then kills.
 """
 
 import os
@@ -17,17 +17,18 @@ from typing import BinaryIO
 
 VARIABLE = "TIERWISE_CHILD_GUARD"
 AGAIN_S = 0.2
+STOP_GRACE_S = 15.0
 
 
 class ChildGuard:
-    """Everything this process starts from now on is marked in its environment and ends with this process."""
+    """Marks in the environment all that this process starts from now on. All of it ends with this process."""
 
     def __init__(self) -> None:
         mark = uuid.uuid4().hex
         unmarked = {name: value for name, value in os.environ.items() if name != VARIABLE}
         self._watcher = subprocess.Popen(  # noqa: S603 - our own interpreter, our own module
             [sys.executable, "-m", "serving.process.children", mark],
-            stdin=subprocess.PIPE,  # held open by nobody but us; the kernel closes it when we die
+            stdin=subprocess.PIPE,  # only we hold it open, and the kernel closes it when we die
             env=unmarked,
             cwd=Path(__file__).resolve().parents[2],
             start_new_session=True,
@@ -42,7 +43,7 @@ class ChildGuard:
 
 
 def marked(mark: str) -> list[int]:
-    """The living processes that inherited a mark (Linux: /proc/PID/environ; elsewhere none are found)."""
+    """Ids of the living processes that inherited a mark. Reads /proc/PID/environ, so only Linux finds any."""
     line = f"{VARIABLE}={mark}".encode()
     found = []
     for entry in Path("/proc").glob("[0-9]*/environ"):
@@ -55,7 +56,7 @@ def marked(mark: str) -> list[int]:
 
 
 def main() -> None:
-    """Wait for the holder's end, then kill until nobody with its mark is left."""
+    """Wait until the guarded process ends, then kill until no process with its mark is left."""
     sys.stdin.buffer.read()
     while pids := marked(sys.argv[1]):
         for pid in pids:
@@ -66,15 +67,8 @@ def main() -> None:
         time.sleep(AGAIN_S)
 
 
-if __name__ == "__main__":
-    main()
-
-
-STOP_GRACE_S = 15.0
-
-
 def end_group(pgid: int, wait: Callable[[float], object]) -> None:
-    """Ask a process group to end, and after STOP_GRACE_S make it; `wait(seconds)` waits for its leader."""
+    """Ask a process group to end, and kill it after STOP_GRACE_S. `wait(seconds)` waits for its leader."""
     signal_group(pgid, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
         wait(STOP_GRACE_S)
@@ -89,8 +83,12 @@ def signal_group(pgid: int, number: signal.Signals) -> None:
 
 
 def end_with_parent(pipe: BinaryIO) -> None:
-    """Wait for the end of the pipe, which is the end of the parent, and take this whole process group along."""
+    """Wait for the end of the pipe, which is the end of the parent. Then end this whole process group."""
     pipe.read()
     os.killpg(0, signal.SIGTERM)
     time.sleep(STOP_GRACE_S)
     os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

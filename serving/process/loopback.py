@@ -1,8 +1,9 @@
-"""Keep a Ray on one machine off the network: every port of it on loopback.
+"""Keeps every port of a Ray on one machine on loopback, off the network.
 
-Ray binds to all interfaces unless its node address is loopback, and replaces a loopback address by the machine's own on
-Linux unless it is told that it will never be a cluster. Ray Serve's replicas also open one port each for calls between
-deployments, on all interfaces and without a setting; those calls carry pickles: who reaches the port owns the replica.
+Ray binds to all interfaces unless its node address is loopback. On Linux it replaces a loopback address by the
+machine's own unless it is told that it will never be a cluster. Each of Ray Serve's replicas also opens a port for
+calls between deployments, on all interfaces and without a setting. Those calls carry pickles, so whoever reaches the
+port controls the replica.
 """
 
 from typing import Any
@@ -15,9 +16,9 @@ ALL_INTERFACES = "[::]:0"
 
 
 def keep_replica_on_loopback() -> None:
-    """In a replica's constructor: when the node's address is loopback, its inter-deployment port is, too.
+    """Put this replica's inter-deployment port on loopback when the node's address is. Call it in the constructor.
 
-    Does nothing on a cluster, where replicas on other machines must reach the port: there the overlay network and Ray's
+    Does nothing on a cluster, where replicas on other machines must reach the port. There the overlay network and Ray's
     TLS protect it. Source: Replica._on_initialized of Ray 2.60 opens the port after the user's constructor has run.
     """
     if ray.util.get_node_ip_address() != ADDRESS:

@@ -1,1 +1,1 @@
-"""What each replica has cached and how busy it is. Ranking itself is in routing/replicas/."""
+"""Tracks what each replica has cached and how busy it is. Ranking itself is in routing/replicas/."""

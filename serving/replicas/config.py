@@ -1,4 +1,4 @@
-"""How a request finds its replica, where a deployment has several."""
+"""Config of the choice among the replicas of a deployment."""
 
 from pydantic import Field
 
@@ -15,10 +15,10 @@ class ReplicaRoutingConfig(Record):
         description="power_of_two: the shorter of two queues drawn at random, as Ray Serve does by itself; "
         "module:Class: another request router of Ray Serve",
     )
-    kv_events: bool = Field(True, description="follow the engines' own reports; false: keep a model of their caches")
-    share_load: bool = Field(True, description="ingress processes tell each other what they have sent where")
+    kv_events: bool = Field(True, description="follow the engines' own reports, or else keep a model of their caches")
+    share_load: bool = Field(True, description="gateway processes tell each other what they have sent where")
     unreachable_after_s: float = Field(
-        5.0, gt=0, description="how long a replica whose events broke off is avoided; then it is modelled instead"
+        5.0, gt=0, description="how long a replica whose events broke off is avoided before it is modelled"
     )
-    max_sessions: int = Field(10_000, ge=1, description="sessions whose last replica is remembered; a tie-breaker")
+    max_sessions: int = Field(10_000, ge=1, description="sessions whose last replica is remembered as a tie-breaker")
     cost: ReplicaConfig = ReplicaConfig()

@@ -1,9 +1,9 @@
-"""Follow one engine's KV events: what its prefix cache holds, block for block, as the engine itself reports it.
+"""Follows one engine's KV events: what its prefix cache holds, block for block, as the engine itself reports it.
 
-vLLM publishes numbered batches over ZeroMQ and keeps the latest for replay; there is no snapshot. So the follower reads
-the replay first, then the stream, and makes sure twice a second that it misses nothing: a gap is replayed, and what
-cannot be replayed, a restart or a lost connection purges all that was known. A block that is forgotten costs a
-prefill; one that is believed in and gone misleads every decision.
+vLLM publishes numbered batches over ZeroMQ and keeps the latest for replay. There is no snapshot. So the follower reads
+the replay first, then the stream. Twice a second it checks that it has missed nothing. A gap is replayed. All blocks
+are dropped when a gap cannot be replayed, when the engine restarted, and when the connection broke. A block that we
+forget costs one prefill. A block that we believe in but that is gone misleads every decision.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ from zmq.utils.monitor import recv_monitor_message
 from routing.replicas.kv_blocks import ExactBlocks, root_key
 
 CHECK_S = 0.5  # so that a batch nobody delivered is found within a second
-REPLAY_TIMEOUT_S = 1.0  # publishers answer between two batches, and every 0.1 s when there are none
-# The loop that routes requests also applies events, at 380,000 blocks a second: this many are about 0.7 ms.
+REPLAY_TIMEOUT_S = 1.0  # publishers answer between two batches, or every 0.1 s when there are none
+# The loop that routes requests also applies events, at 380,000 blocks a second. This many take about 0.7 ms.
 BLOCKS_PER_TURN = 256
 END_OF_REPLAY = (-1).to_bytes(8, "big", signed=True)
 GPU = "GPU"  # vLLM's word for the engine's own memory, also on a CPU
@@ -36,7 +36,7 @@ ARRAY_FIELDS = {
 
 
 class KvSource(msgspec.Struct, frozen=True):
-    """Where an engine publishes: addresses to connect to."""
+    """The addresses at which an engine publishes."""
 
     endpoint: str
     replay_endpoint: str
@@ -44,7 +44,7 @@ class KvSource(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class EventCounts:
-    """What happened on the way of the events, for the metrics; one for all followers of a process."""
+    """Counts what happened to the events, for the metrics. All followers of a process share one."""
 
     batches: int = 0
     gaps: int = 0
@@ -57,7 +57,10 @@ class EventCounts:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One message of a publisher. mark: a hash of its bytes, to tell two engines' batches of one number apart."""
+    """One message of a publisher.
+
+    mark: a hash of its bytes. It tells batches with the same number from two engines apart.
+    """
 
     seq: int
     mark: int
@@ -66,10 +69,10 @@ class Batch:
 
 @dataclass(slots=True)
 class KvFollower:
-    """Keeps `blocks` equal to what one engine's GPU holds. `run` it in a task; cancelling it ends it.
+    """Keeps `blocks` equal to what one engine's GPU holds. `run` it in a task. Cancelling the task ends it.
 
-    synced: whether the engine's reports have been read up to now. lost_at: perf_counter since the connection is gone,
-    None while it stands.
+    synced: whether the engine's reports have been read up to now.
+    lost_at: perf_counter when the connection broke. None while it stands.
     """
 
     source: KvSource
@@ -102,10 +105,10 @@ class KvFollower:
             await asyncio.sleep(CHECK_S)
 
     async def _live(self, batch: Batch) -> None:
-        """The next batch of the stream."""
+        """Apply the next batch of the stream."""
         async with self._applying:
             if batch.seq <= self._replayed_to:
-                return  # it waited in the socket while the replay brought it
+                return  # the replay brought it while it waited in the socket
             self._replayed_to = -1
             last = -1 if self._last is None else self._last.seq
             if batch.seq == last + 1:
@@ -120,10 +123,11 @@ class KvFollower:
             self.forget()  # what was removed in the gap would be believed in
 
     async def _catch_up(self) -> bool:
-        """Read what we do not have, after making sure that the publisher is still the one we know; False: no answer.
+        """Check that the publisher is still the one we know, and read what we do not have. False: no answer.
 
-        The last batch we have is asked for again. A publisher that has another one under its number, or none, is a new
-        engine; one that begins after it has forgotten what we missed. Both mean to forget and to read all there is.
+        We ask again for the last batch that we have, number N. If the publisher's batch N differs from ours or is
+        missing, the engine restarted. If its oldest batch is newer than N, we missed some. In both cases we drop all
+        blocks and read everything again.
         """
         async with self._dialogue:
             while True:
@@ -154,7 +158,7 @@ class KvFollower:
 
     async def _replay(self, start: int) -> AsyncGenerator[Batch, None]:
         """The batches that the publisher still has, from number `start` on. Raises TimeoutError."""
-        # A socket for every dialogue: an answer that comes too late cannot be taken for the next one's.
+        # Every question has its own socket, so a late answer cannot be taken for the next one.
         dealer = zmq.asyncio.Context.instance().socket(zmq.DEALER)
         dealer.linger = 0
         try:
@@ -182,7 +186,7 @@ class KvFollower:
                     return
 
     async def _watch(self, monitor: zmq.asyncio.Socket) -> None:
-        """Notice a broken connection at once: the process at its other end is the engine's."""
+        """Notice a broken connection at once, because the process at its other end is the engine's."""
         while True:
             event = (await recv_monitor_message(monitor))["event"]
             if event == zmq.EVENT_DISCONNECTED:
@@ -193,7 +197,7 @@ class KvFollower:
                 self.lost_at = None  # `synced` follows with the next check
 
     def forget(self) -> None:
-        """Forget what is known; within CHECK_S it is read again."""
+        """Forget what is known. It is read again within CHECK_S."""
         self.counts.purges += 1
         self._purges += 1
         self.synced = False
@@ -202,7 +206,7 @@ class KvFollower:
 
 
 def apply_event(event: Mapping[str, Any], follower: KvFollower) -> int:
-    """Apply one event to the follower's blocks; returns how many blocks it named."""
+    """Apply one event to the follower's blocks. Returns how many blocks it named."""
     blocks = follower.blocks
     kind = event.get("type")
     if kind == "AllBlocksCleared":
@@ -211,7 +215,7 @@ def apply_event(event: Mapping[str, Any], follower: KvFollower) -> int:
         return 1
     hashes = event.get("block_hashes", ())
     if event.get("medium") not in (None, GPU) or event.get("group_idx"):
-        return 0  # what was offloaded, or one of several kinds of attention: the first one stands for all
+        return 0  # offloaded blocks, or further kinds of attention: the first kind stands for all
     if kind == "BlockRemoved":
         blocks.removed(hashes)
     elif kind == "BlockStored" and event["block_size"] == follower.block_size_tokens:
@@ -224,7 +228,7 @@ def apply_event(event: Mapping[str, Any], follower: KvFollower) -> int:
 
 
 def event_root(event: Mapping[str, Any]) -> int | None:
-    """Root key of a BlockStored event; None when token ids alone do not say what its blocks hold (images, embeddings).
+    """Root key of a BlockStored event. None when token ids alone do not say what its blocks hold (images, embeddings).
 
     vLLM lists per block what else went into its hash: the LoRA's name, (item, offset) of images, and in a prompt's
     first block the cache salt. Source: generate_block_hash_extra_keys of vLLM 0.32, untagged by to_event_extra_keys.
@@ -241,7 +245,10 @@ def event_root(event: Mapping[str, Any]) -> int | None:
 
 
 def read_batch(frames: Sequence[bytes]) -> Batch:
-    """A message of frames (topic, 8-byte big-endian number, msgpack [time, events, …]); events as maps or arrays."""
+    """A batch from the frames of one message: topic, 8-byte big-endian number, msgpack [time, events, …].
+
+    Events may be maps or arrays.
+    """
     _, number, payload = frames
     _, events, *_ = msgspec.msgpack.decode(payload)
     named = [event if isinstance(event, dict) else _as_map(event) for event in events]
@@ -255,7 +262,7 @@ def _as_map(event: Sequence[Any]) -> dict[str, Any]:
 
 @asynccontextmanager
 async def _subscribed(endpoint: str) -> AsyncGenerator[tuple[zmq.asyncio.Socket, zmq.asyncio.Socket], None]:
-    """(a SUB socket that is about to be connected, the socket that tells of its connection)."""
+    """Yields a SUB socket that is about to be connected, and the socket that tells of its connection."""
     stream = zmq.asyncio.Context.instance().socket(zmq.SUB)
     stream.linger = 0
     stream.set_hwm(0)  # what is dropped here would have to be replayed

@@ -1,7 +1,7 @@
-"""Several ingress processes, one view of the load: each tells the others what it has sent where, as it happens.
+"""Gateway processes tell each other at once which request they sent to which replica, so that all see the same load.
 
-A forwarder (one Serve deployment) passes every message to all; an ingress holds one socket to it and one from it.
-Telling is one non-blocking send; a process that falls silent is forgotten with all it had booked.
+A forwarder (one Serve deployment) passes every message to all. A gateway process holds one socket to it and one from
+it. Telling is one non-blocking send. A process that falls silent is forgotten with all it had booked.
 """
 
 import asyncio
@@ -33,7 +33,12 @@ Addresses = tuple[str, str]  # where to send, where to listen
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True):
-    """kind: "booked", "prefilled", "released", "mirrored" or "alive". sent_at: wall clock, shared between machines."""
+    """What a gateway process tells the others.
+
+    kind: "booked", "prefilled", "released", "mirrored" or "alive".
+    sent_at: seconds of the wall clock, which machines share.
+    keys: unsigned 64-bit block keys of "mirrored".
+    """
 
     kind: str
     sender: str
@@ -46,10 +51,10 @@ class Message(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Forwarder:
-    """Passes every message on to everyone who listens; a thread of ZeroMQ's own does the work."""
+    """Passes every message on to everyone who listens. A thread of ZeroMQ's own does the work."""
 
     def __init__(self, address: str | None = None) -> None:
-        """address: of this node; None: what Ray knows it by."""
+        """address: of this node. None: the address by which Ray knows it."""
         host = ray.util.get_node_ip_address() if address is None else address
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         incoming, outgoing = context.socket(zmq.XSUB), context.socket(zmq.XPUB)
@@ -71,7 +76,7 @@ class ForwarderReplica(Forwarder):
 
 
 def forwarder_deployment() -> serve.Application:
-    """The application's one forwarder; its handle goes into `LoadExchange`."""
+    """The application's one forwarder. Its handle goes into `LoadExchange`."""
     return (
         serve.deployment(ForwarderReplica)
         .options(name="load-forwarder", num_replicas=1, ray_actor_options={"num_cpus": 0})
@@ -90,7 +95,7 @@ def asks(handle: DeploymentHandle) -> Callable[[], Awaitable[Addresses]]:
 
 
 class LoadExchange(LoadNews):
-    """One ingress process's end: sends its tracker's news, feeds the others' to its tracker, which runs it."""
+    """Sends the news of this process's tracker to the others, and books theirs in it. The tracker runs it."""
 
     alone = False
 
@@ -132,7 +137,7 @@ class LoadExchange(LoadNews):
         self._tell("mirrored", "", replica_id, keys=array("Q", keys).tobytes())
 
     async def run(self) -> None:
-        """Exchange until cancelled; finds the forwarder again when it was replaced."""
+        """Exchange until cancelled. Finds the forwarder again when it was replaced."""
         while True:
             try:
                 send_to, listen_to = await self._addresses()

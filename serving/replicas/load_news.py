@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 
 class LoadNews:
-    """Tells the other gateway processes what was booked here. This class tells nobody, `LoadExchange` does."""
+    """Tells other gateway processes what was booked here. This class tells nobody, its subclass `LoadExchange` does."""
 
     alone = True
 
     @property
     def others(self) -> int:
-        """Ingress processes heard of lately."""
+        """Number of other gateway processes heard of lately."""
         return 0
 
     async def run(self) -> None:
@@ -23,7 +23,7 @@ class LoadNews:
         """Its first token came."""
 
     def released(self, request_id: str, replica_id: str) -> None:
-        """It is over."""
+        """The request is over."""
 
     def mirrored(self, replica_id: str, keys: Sequence[int]) -> None:
         """A replica whose cache or host memory is modelled was sent these blocks."""

@@ -1,6 +1,6 @@
-"""Ray Serve's request router for a deployment with several replicas: gathers, asks the tracker, and does what it says.
+"""Ray Serve's request router for a deployment with several replicas. It sends requests in the tracker's order.
 
-One instance per handle; they share their process's `ReplicaTracker`. Nothing in here waits for anything outside.
+There is one instance per handle. All share their process's `ReplicaTracker`. Nothing here waits for anything outside.
 """
 
 import random
@@ -21,10 +21,10 @@ from serving.request.payloads import DraftPayload
 
 
 class KvAwareRouter(RequestRouter):  # type: ignore[misc]  # Ray is untyped here
-    """Sends each request to the replica where it will start earliest; see routing/replicas/rank.py.
+    """Sends each request to the replica where it will start earliest (see routing/replicas/rank.py).
 
-    Calls that carry no prompt (probes, statistics) and prompts that nothing is known for take the shorter of two queues
-    drawn at random.
+    Two kinds of calls take the shorter of two queues drawn at random: calls without a prompt (probes, statistics), and
+    prompts for which nothing is known of the caches.
     """
 
     def initialize_state(self, config: dict[str, Any]) -> None:
@@ -38,14 +38,14 @@ class KvAwareRouter(RequestRouter):  # type: ignore[misc]  # Ray is untyped here
         self._sent: defaultdict[str, list[str]] = defaultdict(list)  # Serve's id of a request -> ours
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
-        """Serve's hook: who runs now."""
+        """Serve's hook: the replicas that run now."""
         self._tracker.set_replicas({r.replica_id.unique_id: r.replica_metadata for r in replicas})
         super().update_replicas(replicas)
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
-        """Serve's hook: ranks of candidates; a rank is one replica, for within a rank the shortest queue wins."""
+        """Serve's hook: ranks of candidates, one replica each, because within a rank Serve takes the shortest queue."""
         if pending_request is None or not candidate_replicas:
             return [candidate_replicas]
         pending_request.routing_context.should_backoff = True  # or Serve would ask again and again while all are full
@@ -68,7 +68,7 @@ class KvAwareRouter(RequestRouter):  # type: ignore[misc]  # Ray is untyped here
             self._tracker.routed(prompt.request_id, replica_id.unique_id)
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
-        """Serve's hook: a call is over, whichever way, refusals included."""
+        """Serve's hook: a call is over, however it ended, refusals included."""
         ours = self._sent.get(internal_request_id, [])
         # Calls made for one request of the gateway share Serve's id.
         ended = next((request_id for request_id in ours if self._tracker.is_at(request_id, replica_id.unique_id)), None)
@@ -97,7 +97,7 @@ class KvAwareRouter(RequestRouter):  # type: ignore[misc]  # Ray is untyped here
 
     def _waited(self, pending: PendingRequest, prompt: RoutedPrompt | None, future: Future[RunningReplica]) -> None:
         self._waiting.pop(id(pending.metadata), None)
-        if future.cancelled() and prompt is not None:  # its caller left; no call was made that could end
+        if future.cancelled() and prompt is not None:  # its caller left before any call was made
             self._forget(pending.metadata.internal_request_id, prompt.request_id)
             self._tracker.call_ended(prompt.request_id)
 
@@ -111,9 +111,9 @@ class KvAwareRouter(RequestRouter):  # type: ignore[misc]  # Ray is untyped here
     def _get_pending_request_matching_internal_request_id(
         self, request_metadata: RequestMetadata | None = None
     ) -> PendingRequest | None:
-        """The very request a replica was chosen for.
+        """The very request that a replica was chosen for.
 
-        Serve looks it up by an id that all calls made for one request of the gateway share: of two at once it would
+        Serve finds it by an id that all calls for one request of the gateway share. Of two calls at once it would
         answer one twice and the other never.
         """
         pending = self._waiting.get(id(request_metadata))
@@ -121,7 +121,7 @@ class KvAwareRouter(RequestRouter):  # type: ignore[misc]  # Ray is untyped here
 
 
 def prompt_of(pending: PendingRequest) -> RoutedPrompt | None:
-    """The prompt that a call carries; None for calls that generate nothing."""
+    """The prompt that a call carries. None for calls that generate nothing."""
     payload = pending.args[0] if pending.args else None
     if not isinstance(payload, DraftPayload):
         return None

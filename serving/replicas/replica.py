@@ -1,4 +1,4 @@
-"""One replica on a tracker: its queue, and the best knowledge of its cache that can be had."""
+"""One replica as a tracker sees it: its queue, and what is known of its cache."""
 
 import asyncio
 import logging
@@ -17,11 +17,12 @@ log = logging.getLogger(__name__)
 class TrackedReplica:
     """A replica's load and blocks.
 
-    blocks: what its engine reports, or a model of its cache; None: nothing is known of it. host: a model of the KV
-    blocks that it keeps in host memory besides, when it does; engines do not report those with the tenant's salt.
-    under_way: blocks of the prompts that are there now. An engine finds a block for the next prompt as soon as the
-    first one is scheduled and does not evict it before that one ends, but reports it later; prompts with one new prefix
-    that come together would all be sent to different replicas.
+    blocks: what its engine reports, or a model of its cache. None: nothing is known of its cache.
+    host: a model of the KV blocks that it keeps in host memory, when it does. Engines do not report those with the
+    tenant's salt.
+    under_way: blocks of the prompts that are there now. An engine can reuse a new block as soon as its prompt is
+    scheduled, and keeps it until that prompt ends, but reports it late. Until it does, we count the blocks of requests
+    already sent there. Otherwise requests that share a new prefix and come together would be spread over all replicas.
     """
 
     def __init__(
@@ -36,9 +37,10 @@ class TrackedReplica:
         follow: bool,
         unreachable_after_s: float,
     ) -> None:
-        """facts: `block_size_tokens`, `kv_blocks`, `host_blocks` and `kv_events` (list of sources); each may be absent.
+        """Start to follow the replica, or to model its cache.
 
-        follow: by its events, when it publishes any; call it in the event loop then.
+        facts: `block_size_tokens`, `kv_blocks`, `host_blocks` and `kv_events` (list of sources). Each may be absent.
+        follow: read its events when it publishes any. Needs a running event loop then.
         """
         self.replica_id = replica_id
         self.load = load
@@ -56,7 +58,7 @@ class TrackedReplica:
         if facts.get("host_blocks"):
             self.host = MirrorBlocks(host_index, replica_id, facts["host_blocks"])
         sources: Sequence[Mapping[str, str]] = facts.get("kv_events") or ()
-        # With several engines in a replica, nobody says which one answers a request.
+        # With several engines in a replica, we cannot know which one answers a request.
         if follow and len(sources) == 1:
             exact = ExactBlocks(index, replica_id, self.capacity_blocks)
             self.follower = KvFollower(KvSource(**sources[0]), self.block_size_tokens, exact, counts=counts)
@@ -68,24 +70,24 @@ class TrackedReplica:
 
     @property
     def mode(self) -> ReplicaMode:
-        """How much is known."""
+        """How its cache is known: reported, modelled or not at all."""
         if self.blocks is None:
             return ReplicaMode.FALLBACK
         return ReplicaMode.EXACT if isinstance(self.blocks, ExactBlocks) else ReplicaMode.MIRROR
 
     @property
     def healthy(self) -> bool:
-        """False while its events have just broken off: the process that sent them is the engine's."""
+        """False just after its events broke off, because the engine's own process sends them."""
         lost = self.follower is not None and self.follower.lost_at is not None
         return not (lost and isinstance(self.blocks, ExactBlocks))
 
     @property
     def is_modelled(self) -> bool:
-        """Whether it has to be told what it was sent."""
+        """Whether `used` has to be called with the blocks that it was sent."""
         return self.host is not None or isinstance(self.blocks, MirrorBlocks)
 
     def update_mode(self, now: float) -> None:
-        """Model a replica whose events stay away although it runs, and follow it again when they come back."""
+        """Model a running replica whose events stay away. Follow it again when they come back."""
         follower = self.follower
         if follower is None or self.task is None:
             return
@@ -95,21 +97,21 @@ class TrackedReplica:
                 self.blocks.cleared()
                 self._model()
         elif follower.synced and not self.task.done():
-            follower.forget()  # what the model said is in the index, too
+            follower.forget()  # the model's entries are in the index, too
             self.blocks = follower.blocks
 
     def used(self, keys: Sequence[int]) -> None:
-        """It was sent a prompt of these blocks; only what is modelled wants to know."""
+        """It was sent a prompt of these blocks. Only models take note of them."""
         for blocks in (self.blocks, self.host):
             if isinstance(blocks, MirrorBlocks):
                 blocks.used(keys)
 
     def begins(self, keys: Sequence[int]) -> None:
-        """A prompt of these blocks goes there; `ends` takes it back."""
+        """A prompt of these blocks goes there. `ends` takes it back."""
         self.under_way.update(keys)
 
     def ends(self, keys: Sequence[int]) -> None:
-        """It is over, however it ended."""
+        """That prompt is over, however it ended."""
         for key in keys:
             if self.under_way[key] > 1:
                 self.under_way[key] -= 1
@@ -117,9 +119,12 @@ class TrackedReplica:
                 del self.under_way[key]
 
     def cached_blocks(self, keys: Sequence[int], reported: int) -> int:
-        """How many of a prompt's first blocks will be there when it comes. reported: how many its index entries say."""
+        """How many of a prompt's first blocks will be there when it comes.
+
+        reported: how many of them the index lists for this replica.
+        """
         count = reported
-        if isinstance(self.blocks, ExactBlocks):  # a model was told what it was sent
+        if isinstance(self.blocks, ExactBlocks):  # a model has been told of them already
             while count < len(keys) and (
                 keys[count] in self.under_way or self._index.holds(self.replica_id, keys[count])
             ):
@@ -127,7 +132,7 @@ class TrackedReplica:
         return count
 
     def close(self) -> None:
-        """It is gone, and with it all it held."""
+        """Stop following it and forget all it held."""
         if self.task is not None:
             self.task.cancel()
         for blocks in (self.blocks, self.host):

@@ -1,8 +1,8 @@
-"""What this process knows of a deployment's replicas, and the one place where a request meets that knowledge.
+"""Tracks the load and cached prefixes of each replica, and ranks replicas for a request.
 
-A tracker gathers (blocks, queues, speed, sessions), asks `rank_replicas` and books. It knows neither Ray nor vLLM: the
-request router (replica_router.py) tells it who is there and who was chosen, the tier (engine.py) when a first token
-came, followers (kv_events.py) what each cache holds. One per process and deployment, used from one event loop.
+A tracker knows neither Ray nor vLLM. The request router (ray_router.py) tells it which replicas run and which one took
+a request. The tier (engine/client.py) tells it when a first token came. Followers (kv_events.py) tell it what each
+cache holds. There is one tracker per process and deployment. Use it from one event loop.
 """
 
 import asyncio
@@ -29,7 +29,10 @@ from serving.replicas.routed_prompt import RoutedPrompt
 
 @dataclass(slots=True)
 class Open:
-    """A request that is not over. expected: whoever asked releases it; else the end of its call does."""
+    """A request that is not over.
+
+    expected: True when the tier announced the request and will release it. False: the end of its call releases it.
+    """
 
     prompt: RoutedPrompt
     expected: bool
@@ -55,7 +58,7 @@ class TrackerCounts:
 
 
 class ReplicaTracker:
-    """Ranks replicas for prompts and keeps the books of who has what to do."""
+    """Ranks replicas for prompts, and books each request on the replica that it is sent to."""
 
     def __init__(self, config: ReplicaRoutingConfig, news: LoadNews | None = None) -> None:
         self.config = config
@@ -74,9 +77,9 @@ class ReplicaTracker:
         self._exchange: asyncio.Task[None] | None = None
 
     def set_replicas(self, metadata: Mapping[str, Mapping[str, Any]]) -> None:
-        """The replicas there are, with what each recorded of itself when it became ready; call it in the event loop.
+        """Take over the list of running replicas. Call it in the event loop.
 
-        metadata: per replica id the `facts` of a TrackedReplica.
+        metadata: per replica id the `facts` of a TrackedReplica, recorded by the replica when it became ready.
         """
         self._loop = asyncio.get_running_loop()
         if self._exchange is None:
@@ -97,7 +100,7 @@ class ReplicaTracker:
                 )
 
     def remove_replica(self, replica_id: str) -> None:
-        """A replica is gone, and with it all it held and had to do; unknown ids are fine."""
+        """Forget a replica with all it held and had to do. Unknown ids are fine."""
         replica = self.replicas.pop(replica_id, None)
         if replica is None:
             return
@@ -108,11 +111,11 @@ class ReplicaTracker:
         self.remote.remove_replica(replica_id)
 
     def expect(self, prompt: RoutedPrompt) -> None:
-        """A request is about to be routed; it is kept until `release`."""
+        """A request is about to be routed. It is kept until `release`."""
         self._open.setdefault(prompt.request_id, Open(prompt, expected=True))
 
     def rank(self, prompt: RoutedPrompt, candidates: Sequence[str]) -> list[str]:
-        """The candidates from best to worst; the first one is booked. Empty when nothing is known to rank by.
+        """The candidates from best to worst. Books the first one. Empty when nothing is known to rank by.
 
         Calling it again for a request that found no room ranks anew and moves the booking.
         """
@@ -146,7 +149,7 @@ class ReplicaTracker:
         return [replica.replica_id for replica in ranked]
 
     def routed(self, request_id: str, replica_id: str) -> None:
-        """A replica accepted the request; corrects the booking when it is not the first choice."""
+        """A replica accepted the request. Moves the booking when that is not the first choice."""
         entry = self._open.get(request_id)
         if entry is None or replica_id not in self.replicas:
             return
@@ -162,15 +165,15 @@ class ReplicaTracker:
             self._remember(entry.prompt.cache_salt, entry.prompt.session_id, replica_id)
         if replica.is_modelled and not entry.mirrored:
             entry.mirrored = True
-            # A millisecond per thousand blocks that the request need not wait for.
+            # Takes a millisecond per thousand blocks. The request need not wait for it.
             asyncio.get_running_loop().call_soon(self._mirror, replica, entry.keys.of(replica))
 
     def prefilled(self, request_id: str) -> None:
-        """The first token came; unknown or repeated ids are fine. May be called from another thread."""
+        """The first token came. Unknown or repeated ids are fine. May be called from another thread."""
         self._in_loop(self._prefilled, request_id)
 
     def release(self, request_id: str) -> None:
-        """Over, however it ended; unknown or repeated ids are fine. May be called from another thread."""
+        """The request is over in any way. Unknown or repeated ids are fine. May be called from another thread."""
         self._in_loop(self._release, request_id)
 
     def is_at(self, request_id: str, replica_id: str) -> bool:
@@ -187,7 +190,7 @@ class ReplicaTracker:
                 del self._open[request_id]
 
     def choice(self, request_id: str) -> ReplicaChoice | None:
-        """How the replica of an open request was chosen; None when it is not open or not ranked."""
+        """How the replica of an open request was chosen. None when it is not open or not ranked."""
         entry = self._open.get(request_id)
         return None if entry is None else entry.choice
 
@@ -197,11 +200,11 @@ class ReplicaTracker:
         return len(self._open)
 
     def modes(self) -> Counter[ReplicaMode]:
-        """How many replicas are known how well."""
+        """Number of replicas by what is known of their caches."""
         return Counter(replica.mode for replica in self.replicas.values())
 
     def close(self) -> None:
-        """Forget every replica and listen to nobody."""
+        """Forget every replica and stop listening to other processes."""
         if self._exchange is not None:
             self._exchange.cancel()
         for replica_id in list(self.replicas):

@@ -1,1 +1,1 @@
-"""Metrics, spans and the Grafana dashboard. It looks at other rooms, and no room below knows it."""
+"""Metrics, spans and the Grafana dashboard. It reads from other rooms, and no room below imports it."""

@@ -1,6 +1,6 @@
-"""The Grafana dashboard, made from the metrics themselves: one panel each, so that none can be forgotten or misspelled.
+"""Makes the Grafana dashboard from the metrics themselves: one panel each, so none is forgotten or misspelled.
 
-`python -m serving grafana` prints it; deploy/grafana/tierwise.json is its output.
+`python -m serving grafana` prints it. deploy/grafana/tierwise.json is its output.
 """
 
 import json
@@ -18,7 +18,7 @@ PANEL_WIDTH, PANEL_HEIGHT, COLUMNS = 8, 7, 3
 QUANTILES = (0.5, 0.9, 0.99)
 WINDOW = "$__rate_interval"
 SOURCE = {"type": "prometheus", "uid": "${source}"}
-# What an operator looks at first; each row is worked out of several metrics.
+# What an operator reads first. Each panel is computed from several metrics.
 OVERVIEW: tuple[tuple[str, str, str], ...] = (
     ("Requests per second", "sum by (tier) (rate(tierwise_requests_total[{w}]))", "reqps"),
     (
@@ -51,7 +51,7 @@ OVERVIEW: tuple[tuple[str, str, str], ...] = (
 
 
 class Metric(NamedTuple):
-    """One metric as it is scraped; name as in a query, without _bucket."""
+    """One metric as it is scraped. name: as in a query, without _bucket."""
 
     name: str
     kind: str
@@ -80,7 +80,7 @@ def metrics() -> list[Metric]:
 
 
 def query_name(family: MetricFamily) -> str:
-    """A family's name as queries have it."""
+    """A family's name as it stands in queries."""
     return f"{family.name}_total" if family.type == "counter" else str(family.name)
 
 
@@ -99,7 +99,7 @@ def queries(metric: Metric) -> list[tuple[str, str]]:
             )
             for q in QUANTILES
         ]
-    # A scrape reaches one of several ingress processes; each is seen once in a while.
+    # A scrape reaches one of several gateway processes, so each process is seen only now and then.
     return [(f"sum{by} (max_over_time({metric.name}[5m]))", legend)]
 
 

@@ -1,6 +1,6 @@
-"""Prometheus metrics, all fed from the settled request record; every label set is a closed one.
+"""Prometheus metrics. What they say of requests comes from the settled request record.
 
-Labels are tiers, kinds, outcomes and reasons, never tenants, models or texts: the number of series has a fixed bound.
+Labels are tiers, kinds, outcomes and reasons, never tenants, models or texts. This bounds the number of series.
 """
 
 import re
@@ -26,7 +26,7 @@ LATENCY_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 1
 
 
 class Telemetry:
-    """The metrics of one ingress process. Names are listed in deploy/README.md."""
+    """The metrics of one gateway process. Names are listed in deploy/README.md."""
 
     def __init__(self, config_hash: str, ledger: Ledger | None = None) -> None:
         self.registry = CollectorRegistry()
@@ -99,7 +99,7 @@ class Telemetry:
             self.observe_attempt(attempt)
 
     def observe_attempt(self, attempt: Attempt) -> None:
-        """Count one settled attempt; a shadow's is settled after its request."""
+        """Count one settled attempt. A shadow's is settled after its request."""
         self.attempts.labels(attempt.kind, attempt.outcome, attempt.error or "none").inc()
         if attempt.usage is not None:
             self.tokens.labels(attempt.kind, "input").inc(attempt.usage.input_tokens)
@@ -156,7 +156,7 @@ class Telemetry:
                 self.engine.labels(tier, name).set(value)
 
     def watch(self, tracker: ReplicaTracker) -> None:
-        """Show what the choice of a replica goes by; the tracker of a tier with several replicas."""
+        """Show what the choice of a replica goes by. tracker: of a tier with several replicas."""
         self.trackers.append(tracker)
         self.registry.register(ReplicaCollector(tracker))
 
@@ -166,19 +166,19 @@ class Telemetry:
         return int(self.registry.get_sample_value("tierwise_in_flight_requests") or 0)
 
     def render(self, replica: str | None = None) -> bytes:
-        """The text exposition; replica: a label for every series, where several processes share one address."""
+        """The text exposition. replica: a label for every series, where several processes share one address."""
         text = generate_latest(self.registry)
         return text if replica is None else with_replica(text, replica)
 
 
 def with_replica(text: bytes, replica: str) -> bytes:
-    """The exposition with one more label; without it the counters of several processes would overwrite each other."""
+    """The exposition with one more label. Without it the counters of several processes would replace each other."""
     label = b'replica="' + replica.encode() + b'"'
     return SERIES.sub(lambda m: m[1] + b"{" + label + (b"," + m[2][1:] if m[2] else b"}") + b" ", text)
 
 
 class LedgerCollector(Collector):
-    """What the ledger says of itself, read when scraped."""
+    """Reads the counters of the ledger when scraped."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -190,13 +190,13 @@ class LedgerCollector(Collector):
 
 
 class ReplicaCollector(Collector):
-    """What a tracker knows and has done, read when scraped. Replicas are counted by mode, never named."""
+    """Reads what a tracker knows and has done when scraped. Replicas are counted by mode, never named."""
 
     def __init__(self, tracker: ReplicaTracker) -> None:
         self._tracker = tracker
 
     def collect(self) -> Iterable[CounterMetricFamily | GaugeMetricFamily]:
-        """Modes, decisions and their time, expected tokens, events."""
+        """Metrics of modes, decisions and their time, expected tokens, and events."""
         counts, modes = self._tracker.counts, self._tracker.modes()
         replicas = GaugeMetricFamily("tierwise_replicas", "Replicas by what is known of their caches", labels=["mode"])
         decisions = CounterMetricFamily("tierwise_replica_decisions", "Choices of a replica", labels=["mode"])

@@ -1,7 +1,8 @@
-"""OpenTelemetry spans of a settled request: one for the request, children for route, draft, verdict and frontier.
+"""Makes the OpenTelemetry spans of a settled request: its own, and children for route, draft, verdict and frontier.
 
 They are made from the ledger's record when a request is over, so a stack without `traces` does nothing for them.
-Names are those of OpenTelemetry's gen_ai conventions (1.39) where they have one, else tierwise.*; no text is in them.
+Names are those of OpenTelemetry's gen_ai conventions (1.39) where they have one, else tierwise.*. Spans hold no text
+of prompts or answers.
 """
 
 import logging
@@ -26,14 +27,14 @@ Value = str | bool | int | float | Sequence[str]
 SERVICE = "tierwise"
 OWN_ENGINE = "vllm"
 CONTEXT_HEADERS = ("traceparent", "tracestate")  # https://www.w3.org/TR/trace-context/
-EXPORT_TIMEOUT_S = 5.0  # of one batch; spans that a collector does not take are dropped, requests never wait for it
+EXPORT_TIMEOUT_S = 5.0  # of one batch. Spans that a collector does not take are dropped. Requests never wait for it.
 ROUTE, VERDICT = "route", "verdict"
 STATION = {AttemptKind.ROUTER: ROUTE, AttemptKind.JUDGE: VERDICT, AttemptKind.SAMPLE: VERDICT}
 OPERATION = {Api.CHAT: "chat", Api.COMPLETIONS: "text_completion"}
 
 
 class TracesConfig(Record):
-    """Where spans go; the section turns them on. Needs the extra `otel`.
+    """Where spans go. The section turns them on. Needs the extra `otel`.
 
     Headers for the collector, its key among them, come from the environment: OTEL_EXPORTER_OTLP_HEADERS.
     """
@@ -50,8 +51,8 @@ class TracesConfig(Record):
 class SpanFacts:
     """One span before OpenTelemetry has it. Times are seconds since the request arrived.
 
-    parent: name of the span it belongs to; None: the request's own span, which is the first.
-    calls: whether it is a call of a model, by us.
+    parent: name of the span that it belongs to. None: the request's own span, which is the first.
+    calls: whether it is our call of a model.
     """
 
     name: str
@@ -66,7 +67,7 @@ class SpanFacts:
 def request_spans(row: RequestRecord, asked: Sequence[str]) -> list[SpanFacts]:
     """The spans of a request, parents before their children.
 
-    asked: per attempt the model that was asked for; its row has the name that the answer gave.
+    asked: per attempt the model that was asked for. The attempt's row has the name that the answer gave.
     """
     operation = OPERATION[row.api]
     spans = [
@@ -107,7 +108,7 @@ def request_spans(row: RequestRecord, asked: Sequence[str]) -> list[SpanFacts]:
 
 
 def choosing(row: RequestRecord) -> tuple[float, float]:
-    """When the tier was chosen: from the router's call, if there was one, to the first call for an answer."""
+    """When the tier was chosen, (start, end): from the router's call, if any, to the first call for an answer."""
     asked = [a.started_s for a in row.attempts if a.kind is AttemptKind.ROUTER]
     answers = [a.started_s for a in row.attempts if a.kind in (AttemptKind.DRAFT, AttemptKind.FRONTIER)]
     end = min(answers, default=row.duration_s)
@@ -115,11 +116,11 @@ def choosing(row: RequestRecord) -> tuple[float, float]:
 
 
 def ruling(row: RequestRecord) -> tuple[float, float]:
-    """When the gate ruled: from the draft's end to the end of the last signal that was bought."""
+    """When the gate ruled, (start, end): from the draft's end to the end of the last paid signal."""
     ended = [a.started_s + a.duration_s for a in row.attempts if a.kind is AttemptKind.DRAFT]
-    bought = [a.started_s + a.duration_s for a in row.attempts if STATION.get(a.kind) == VERDICT]
+    signals = [a.started_s + a.duration_s for a in row.attempts if STATION.get(a.kind) == VERDICT]
     start = min(ended, default=row.duration_s)
-    return start, max([start, *bought])
+    return start, max([start, *signals])
 
 
 def of_request(row: RequestRecord) -> dict[str, Value]:
@@ -166,7 +167,7 @@ def of_attempt(attempt: Attempt, operation: str, asked: str) -> dict[str, Value]
 
 
 def of_usage(usage: Usage | None) -> dict[str, Value]:
-    """Tokens under the conventions' names; nothing when there is no usage."""
+    """Tokens under the conventions' names. Empty when there is no usage."""
     if usage is None:
         return {}
     facts = {
@@ -178,18 +179,18 @@ def of_usage(usage: Usage | None) -> dict[str, Value]:
 
 
 def known(facts: Mapping[str, Value | None]) -> dict[str, Value]:
-    """Without what was not measured: a span has no null."""
+    """The facts without those that were not measured, because a span has no null."""
     return {name: value for name, value in facts.items() if value is not None}
 
 
 def fault(row: RequestRecord) -> str | None:
-    """Why the request counts as failed; what the client did wrong does not."""
+    """Why the request counts as failed. None for success and for mistakes of the client."""
     failed = row.outcome is RequestOutcome.BROKEN or (row.outcome is RequestOutcome.ERROR and row.status >= 500)
     return (row.error or row.outcome) if failed else None
 
 
 class Spans:
-    """Hands the spans of settled requests to OpenTelemetry; one per ingress process. Close it: it has a thread."""
+    """Hands the spans of settled requests to OpenTelemetry. One per gateway process. Close it, for it has a thread."""
 
     def __init__(self, processor: "SpanProcessor", sample_rate: float = 1.0) -> None:
         from opentelemetry import trace  # noqa: PLC0415 - an extra
@@ -208,7 +209,7 @@ class Spans:
 
     @classmethod
     def to(cls, config: TracesConfig) -> Self:
-        """To a collector, in batches, from a thread of its own. Raises ConfigInvalid without the extra."""
+        """Spans sent to a collector in batches, from a thread of their own. Raises ConfigInvalid without the extra."""
         try:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
             from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
@@ -220,20 +221,20 @@ class Spans:
     def settling(
         self, settle: Callable[[RequestRecord], None], trace: RequestTrace, headers: Mapping[str, str]
     ) -> Callable[[RequestRecord], None]:
-        """`settle`, and then the request's spans under the context that its headers carry."""
+        """A function that calls `settle`, then emits the request's spans under the context in its headers."""
         carried = {name: headers[name] for name in CONTEXT_HEADERS if name in headers}
 
         def both(row: RequestRecord) -> None:
             settle(row)
             try:
                 self.emit(request_spans(row, [booking.asked_model for booking in trace.bookings]), carried)
-            except Exception:  # an answer is never lost to its own description
+            except Exception:  # an answer never fails because of its spans
                 log.exception("no spans of a request", extra={"request_id": row.request_id})
 
         return both
 
     def emit(self, spans: Sequence[SpanFacts], carried: Mapping[str, str]) -> None:
-        """Start and end them at their times; the first one ended just now."""
+        """Start and end the spans at their times. The first one ended just now."""
         api, arrived = self._api, time.time() - spans[0].end_s
         context = self._propagator.extract(dict(carried))
         inside: dict[str | None, Context] = {}
@@ -249,10 +250,10 @@ class Spans:
             inside[span.name if number else None] = api.set_span_in_context(live, context)
 
     def close(self) -> None:
-        """Send what waits, as far as the collector takes it in time."""
+        """Send the waiting spans, as far as the collector takes them in time."""
         self._provider.shutdown()
 
 
 def ns(seconds: float) -> int:
-    """OpenTelemetry's unit of time."""
+    """Seconds as nanoseconds, OpenTelemetry's unit of time."""
     return int(seconds * 1e9)
