@@ -49,10 +49,10 @@ def build_gateway(config: StackConfig, tier1: DraftEngine, router: RouterModel |
     telemetry = Telemetry(config.hash, ledger)
     frontier = HostedClient(config.frontier, observer=telemetry, count_tokens=tokenizer.count)
 
-    lessons = SampleStore(config.ledger)
+    samples = SampleStore(config.ledger)
     sampler = Sampler(
         config.learning,
-        lessons=lessons,
+        samples=samples,
         ledger=ledger,
         frontier=frontier,
         cost=config.cost,
@@ -72,7 +72,7 @@ def build_gateway(config: StackConfig, tier1: DraftEngine, router: RouterModel |
         await asyncio.to_thread(budgets.close)
         await frontier.aclose()
         await asyncio.to_thread(ledger.close)
-        lessons.close()
+        samples.close()
         if spans is not None:
             await asyncio.to_thread(spans.close)
 
@@ -89,7 +89,7 @@ def build_gateway(config: StackConfig, tier1: DraftEngine, router: RouterModel |
         telemetry=telemetry,
         idempotency=IdempotencyStore(config.idempotency),
         sampler=sampler,
-        feedback=FeedbackStore(config.learning, ledger, lessons),
+        feedback=FeedbackStore(config.learning, ledger, samples),
         budgets=budgets,
         spans=spans,
         close=close,

@@ -129,14 +129,14 @@ class Sampler:
         self,
         config: LearningConfig,
         *,
-        lessons: SampleStore,
+        samples: SampleStore,
         ledger: Ledger,
         frontier: FrontierModel,
         cost: CostConfig,
         count_tokens: Callable[[str], int],
         observer: SamplerObserver,
     ) -> None:
-        self._config, self._store, self._ledger = config, lessons, ledger
+        self._config, self._store, self._ledger = config, samples, ledger
         self._frontier, self._cost, self._count_tokens = frontier, cost, count_tokens
         self._observer = observer
         self._queue: asyncio.Queue[Job] = asyncio.Queue(config.shadow.queue_size)

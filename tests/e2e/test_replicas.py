@@ -201,7 +201,7 @@ def process_at(endpoint: str) -> psutil.Process:
 async def test_killed_replica_leaves_no_ghost_and_loses_no_request(
     replicas: tuple[EngineClient, Any, ReplicaTracker], new_call: NewCall, victim: str
 ) -> None:
-    """Fault 53: what ran there fails as the cascade expects it, everything after is answered by the others."""
+    """What ran there fails as the cascade expects it, everything after is answered by the others."""
     tier, _, tracker = replicas
     await followed(tracker, 2)  # the first victim's successor may still be starting
     asked = body(words(8, 300))

@@ -68,7 +68,7 @@ async def test_block_of_the_last_token_is_not_expected_to_be_reused() -> None:
 
 
 async def test_prefix_of_another_tenant_is_none() -> None:
-    """Fault 64: the salt is part of every key."""
+    """The salt is part of every key."""
     tracker = await new_tracker()
     await serve(tracker, prompt("1", salt="one"))
     tracker.rank(prompt("2", salt="two"), THREE)
