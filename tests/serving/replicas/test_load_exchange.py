@@ -1,4 +1,4 @@
-"""Two ingress processes' trackers over a real forwarder on loopback: what one books, the other counts."""
+"""Trackers of two gateway processes over a real forwarder on loopback: what one books, the other counts."""
 
 import asyncio
 import os

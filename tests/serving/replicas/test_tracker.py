@@ -1,4 +1,4 @@
-"""What a tracker makes of what it is told: who is asked first, what is booked, and that nothing stays behind."""
+"""What a tracker does with what it is told: which replica is first, what is booked, and that nothing stays booked."""
 
 import asyncio
 import threading
@@ -232,7 +232,7 @@ async def test_prefix_in_host_memory_leads_to_its_replica() -> None:
 
 
 def report(tracker: ReplicaTracker, replica_id: str) -> KvFollower:
-    """Put a follower on a replica, as if an engine were there."""
+    """Give a replica a follower, as if an engine were there."""
     replica = tracker.replicas[replica_id]
     assert isinstance(replica.blocks, MirrorBlocks)
     replica.blocks.cleared()
