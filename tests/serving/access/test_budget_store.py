@@ -1,4 +1,4 @@
-"""Budgets in the database: reserved by whoever comes first, in any process; spent in the window of the reservation."""
+"""Budgets in the database: the first to come reserves, in any process, and spend counts in the reservation's window."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""One call, a trace to book it on, and what came of it; shared by the frontier tests."""
+"""One call, a trace to book it on, and its result, for the tests of the hosted client."""
 
 import time
 from collections.abc import Callable
@@ -54,7 +54,7 @@ class ManualClock:
 def a_call(
     deadline_s: float = 5.0, *, stream: bool = False, api: Api = Api.CHAT, input_tokens: int = 7, **body: Any
 ) -> Call:
-    """One request; keyword arguments are fields of the OpenAI body."""
+    """One request. Keyword arguments are fields of the OpenAI body."""
     body = {"messages": [{"role": "user", "content": "say three words"}], **body}
     if api is Api.COMPLETIONS:
         body.pop("messages")
@@ -103,7 +103,7 @@ def a_trace(call: Call) -> RequestTrace:
 
 
 async def ask(client: HostedClient, call: Call) -> Asked:
-    """Run a call to its end; errors are kept."""
+    """Run a call to its end. Errors are kept."""
     asked = Asked(a_trace(call))
     try:
         async for frame in client.complete(call, asked.trace):

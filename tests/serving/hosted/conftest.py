@@ -16,7 +16,7 @@ from tests.serving.hosted.asking import provider
 
 @pytest.fixture
 async def upstreams() -> AsyncIterator[Callable[[], Any]]:
-    """Start scripted providers; stopped at the end of the test."""
+    """Start scripted providers, which are stopped at the end of the test."""
     async with AsyncExitStack() as stack:
 
         async def start() -> ScriptedUpstream:
@@ -39,7 +39,10 @@ async def b(upstreams: Callable[[], Any]) -> ScriptedUpstream:
 
 @pytest.fixture
 async def build() -> AsyncIterator[Callable[..., HostedClient]]:
-    """Build clients; closed at the end of the test. Patient enough for a busy machine: silent scripts need BRIEF."""
+    """Build clients, which are closed at the end of the test.
+
+    Their limits suit a busy machine. Scripts that stay silent need BRIEF.
+    """
     anyio.Event()  # imports the SDKs' event loop backend, which would use up the first test's patience
     clients: list[HostedClient] = []
 

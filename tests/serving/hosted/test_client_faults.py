@@ -218,7 +218,7 @@ async def test_a_refused_connection_is_replaced(b, build: Build) -> None:
 
 
 async def test_a_try_we_gave_up_on_is_booked_with_its_prompt(a, b, build: Build) -> None:
-    """The provider may bill what it read; an unknown is never booked as 0."""
+    """The provider may bill what it read. An unknown is never booked as 0."""
     a.script(silence())
     asked = await ask(build(provider("a", a), provider("b", b), **BRIEF), a_call(input_tokens=7))
     assert asked.attempts[0].usage == Usage(input_tokens=7, output_tokens=0, estimated=True)

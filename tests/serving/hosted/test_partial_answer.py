@@ -1,4 +1,4 @@
-"""serving/hosted/partial_answer.py: pieces become frames or one body; usage is known at any moment."""
+"""serving/hosted/partial_answer.py: pieces become frames or one body, and usage is known at any moment."""
 
 import json
 from typing import Any
@@ -82,8 +82,8 @@ def test_several_choices_in_one_chunk_are_sent_once() -> None:
     [
         (1, [ROLE], False),
         (1, [chunk({"content": "a"})], False),
-        (1, [chunk({"content": "a"}), STOP], True),  # the goodbye may be missing
-        (1, [Piece(done=True)], False),  # a goodbye alone is no answer
+        (1, [chunk({"content": "a"}), STOP], True),  # the end marker may be missing
+        (1, [Piece(done=True)], False),  # an end marker alone is no answer
         (2, [STOP], False),
         (2, [STOP, Piece(done=True)], True),
         (2, [STOP, chunk({}, index=1)], False),

@@ -2,8 +2,8 @@
 
 python -m tests.serving.ledger.child '{"config": {…}, "first": 0, "count": 100, "file_limit_bytes": null}'
 
-Says `up` when it runs, books on the first line of standard input, says what it counted once all rows are settled,
-then waits for a further line: the limit on file sizes is lifted, the backlog written, and it says its counts again.
+It prints `up` when it runs, books on the first line of standard input, and prints its counts once all rows are settled.
+On a further line it lifts the limit on file sizes, writes the backlog, and prints its counts again.
 """
 
 import json

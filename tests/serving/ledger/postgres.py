@@ -21,7 +21,7 @@ NOBODY = 65534  # Postgres refuses to run as root
 
 
 def binaries() -> Path | None:
-    """Where initdb and postgres are; None when they are not installed."""
+    """Where initdb and postgres are. None when they are not installed."""
     for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True):
         if (folder / "initdb").exists():
             return folder
@@ -31,7 +31,7 @@ def binaries() -> Path | None:
 
 @dataclass
 class PostgresServer:
-    """One server with trust on its own address; databases are made per test."""
+    """One server with trust on its own address. Databases are made per test."""
 
     folder: Path
     port: int
@@ -75,7 +75,7 @@ class PostgresServer:
                 return
 
     def kill(self) -> None:
-        """kill -9 of the postmaster; its children notice and go."""
+        """kill -9 of the postmaster. Its children notice and end."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
@@ -106,7 +106,7 @@ class PostgresServer:
         )
 
     def new_database(self) -> str:
-        """An empty database; its URL."""
+        """The URL of an empty database."""
         name = f"ledger{len(self.made)}"
         self.made.append(name)
         with self.connect("postgres") as connection:

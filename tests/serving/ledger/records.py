@@ -28,7 +28,7 @@ from routing.records import (
 
 
 def _whole(model: type[Record], /, **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Values of a model with every field drawn; a field that the schema gains has to be named here, too."""
+    """Values of a model with every field drawn. A new field of the schema has to be named here, too."""
     assert set(fields) == set(model.model_fields), set(fields) ^ set(model.model_fields)
     return st.builds(model, **fields)
 

@@ -91,7 +91,7 @@ def test_table_that_somebody_locks_holds_up_nobody(own_server: PostgresServer, c
 
 
 def test_processes_that_start_together_make_the_schema_once(config: LedgerConfig) -> None:
-    """Several ingress processes meet an empty database."""
+    """Several gateway processes start with an empty database."""
     patient = config.model_copy(update={"busy_timeout_s": 20.0})
     failures: list[BaseException] = []
 

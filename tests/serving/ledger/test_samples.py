@@ -1,4 +1,4 @@
-"""Feedback and samples beside the books: written once, counted per tenant, forgotten in time."""
+"""Feedback and samples in the ledger's database: written once, counted per tenant, deleted in time."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta

@@ -82,7 +82,7 @@ def test_files_of_the_living_are_left_alone_and_of_the_dead_taken_over(tmp_path:
     first, second = Spool(tmp_path / "spool"), Spool(tmp_path / "spool")
     first.append([b"1"], sync=False)
     assert second.adopt() == 0
-    first.close()  # lets go of the lock as the death of its process does; the file stays
+    first.close()  # releases the lock as the death of its process does, and the file stays
     assert second.adopt() == 1
     assert second.adopt() == 0
     second.append([b"2"], sync=False)
@@ -121,7 +121,8 @@ def test_close_keeps_files_with_rows_and_removes_empty_ones(tmp_path: Path) -> N
     assert len(files(tmp_path)) == 1
     heir = Spool(tmp_path / "spool")
     heir.adopt()
-    assert read_all(heir) == [b"1", b"2"]  # how far the dead had read is not known; writing a row twice does no harm
+    # How far the dead process had read is not known, and writing a row twice does no harm.
+    assert read_all(heir) == [b"1", b"2"]
     heir.close()
     assert files(tmp_path) == []
 

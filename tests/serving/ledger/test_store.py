@@ -1,4 +1,4 @@
-"""The database: what is in it is what was booked, once; its schema is that of the code, from any earlier one."""
+"""The database holds what was booked, once. Its schema becomes the code's from any earlier one."""
 
 import sqlite3
 import uuid

@@ -1,4 +1,4 @@
-"""One request, one line; what is unknown never looks like nothing."""
+"""One request is one line, and an unknown value is told apart from none."""
 
 from pathlib import Path
 

@@ -92,7 +92,7 @@ def exported(reader: LedgerReader) -> list[dict[str, Any]]:
 
 
 def recompute(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """The same figures in another way: whole columns, a matrix solved at once, dictionaries; no code of ours."""
+    """The same figures in another way: whole columns, a matrix solved at once, dictionaries. No code of ours."""
     fits: dict[str, list[list[float]]] = {}
     for attempt in (a for row in rows for a in row["attempts"] if a["provider"] == "self"):
         used = attempt["usage"]
