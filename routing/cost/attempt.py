@@ -1,4 +1,4 @@
-"""What an attempt costs and what it would have cost at the frontier. In dollars. An unknown price is None, never 0.
+"""What an attempt costs, and what it would have cost at the frontier, in dollars. An unknown price is None, never 0.
 
 Our own engines are billed by the second of busy time, split fairly among the requests that shared it (SharedClock).
 The frontier is billed by the token. Budgets ask for the most a call can cost before it is made.
@@ -57,7 +57,7 @@ class TokenPrice(Record):
 class CostConfig(Record):
     """Prices of everything a request can use.
 
-    Keys of `frontier` are exact, with one exception: who asks for `large` and is answered by its snapshot
+    Keys of `frontier` are exact, with one exception. A request for `large` that is answered by its snapshot
     `large-2026-01-31` pays the price of `large`, unless the snapshot has a price of its own. A snapshot that was asked
     for by its own name needs its own entry, because snapshots of one name have had different prices.
     """

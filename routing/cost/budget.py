@@ -1,7 +1,7 @@
-"""May this request still be paid for? Budgets by tenant and key, per UTC day or month. Reserve first, settle after.
+"""Decides whether a budget still pays for a request. Budgets are by tenant and key, per UTC day or month.
 
 A request is let in while spent plus reserved dollars are below the limit. It then reserves the most that it can cost.
-However many arrive at once, a budget is overspent by at most one reservation.
+Its cost is settled afterwards. However many arrive at once, a budget is overspent by at most one reservation.
 """
 
 from collections.abc import Sequence

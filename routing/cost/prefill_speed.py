@@ -1,6 +1,6 @@
 """How many seconds an engine spends on one prompt token, read out of the ledger's own rows.
 
-It is what a prefix-cache hit is worth: nobody measures the seconds that were not spent.
+This is what a prefix-cache hit saves. The seconds that were not spent cannot be measured.
 """
 
 import math

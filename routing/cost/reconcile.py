@@ -26,7 +26,7 @@ MEASURES = ("requests", "input_tokens", "cached_tokens", "output_tokens", "cost_
 
 
 class Standing(StrEnum):
-    """How the two sides of one day and model stand to each other."""
+    """How the two sides of one day and model compare."""
 
     EQUAL = "equal"
     DIFFERENT = "different"

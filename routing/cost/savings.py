@@ -159,7 +159,7 @@ class SavingsBook:
         self._decisions: dict[str, int] = {}
 
     def add(self, record: RequestRecord, grade: Grade | None = None) -> None:
-        """Book one request."""
+        """Add one request."""
         category = record.features.category if record.features else "none"
         keys = {"tenant": record.tenant, "category": category, "day": record.at[:10]}
         groups = [self._total, *(self._by[by].setdefault(key, _Group()) for by, key in keys.items())]
@@ -183,7 +183,7 @@ class SavingsBook:
             self._decisions[record.decision.reason] = self._decisions.get(record.decision.reason, 0) + 1
 
     def report(self, since: str | None = None, until: str | None = None) -> SavingsReport:
-        """Everything so far."""
+        """The report on all requests so far."""
         draws: dict[int, Floats] = {}
 
         def settle(groups: Mapping[str, _Group]) -> dict[str, Savings]:

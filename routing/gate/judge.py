@@ -1,4 +1,4 @@
-"""Judge a draft: is it good enough to show? Watches it token by token, then rules on the whole.
+"""Judges whether a finished draft is good enough to show.
 
 `gather` reads all signals, the cheap ones first. `combine` turns them into the verdict. A threshold that is None is not
 checked. Without any threshold the gate still stops broken drafts: empty, looping, refused, cut or malformed.

@@ -1,4 +1,4 @@
-"""Watches a draft token by token, so that a lost one is stopped early."""
+"""Watches a draft token by token, so that a bad one is stopped early."""
 
 from collections import deque
 from collections.abc import Sequence

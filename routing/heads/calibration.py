@@ -1,4 +1,4 @@
-"""Turn scores into probabilities, and probabilities into thresholds that keep a promise on few labels.
+"""Turns scores into probabilities, and probabilities into thresholds that keep a promise on few labels.
 
 A threshold is chosen so that the share of judged requests that show a bad draft stays at or below a target with stated
 confidence in every category at once. A category with too few labels gets no threshold and goes to the frontier.

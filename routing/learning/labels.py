@@ -99,6 +99,6 @@ def split_by_prompt(pairs: Sequence[Pair], test_ratio: float, seed: int) -> tupl
 
 
 def without_questions(pairs: Iterable[Pair], prompts: Collection[str]) -> list[Pair]:
-    """The pairs whose question is none of `prompts`: what may be trained on when those are the test."""
+    """The pairs whose question is none of `prompts`. They may be trained on when those prompts are the test."""
     keys = {question_key(p) for p in prompts}
     return [pair for pair in pairs if question_key(pair.prompt) not in keys]

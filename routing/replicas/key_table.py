@@ -51,7 +51,7 @@ class KeyTable:
         """Intersect bits with the value of one key after the other: [(bits that dropped out, keys passed before), ...].
 
         The last pair holds the bits that every key has, if any. The pairs' bits are disjoint and make up `bits`. This
-        is the hot path of a routing decision. One loop here takes half the time of calls of `get`.
+        is the hot path of a routing decision. One loop here takes half the time of calls to `get`.
         """
         table, values, slots = self._keys, self._values, self._slots
         dropped: list[tuple[int, int]] = []

@@ -22,8 +22,8 @@ BYTES_PER_TOKEN = 4
 def root_key(salt: str, lora_name: str | None = None) -> int:
     """The key before the first block. Prompts under different salts or adapters share no key (up to 64-bit chance).
 
-    salt: the tenant's cache salt as the server derived it. Its length is hashed too, so that no salt can be spelled
-    such that it runs into a LoRA's name.
+    salt: the tenant's cache salt as the server derived it. Its length is hashed too, so that no salt can be chosen
+    that runs into a LoRA's name.
     """
     salt_bytes = salt.encode()
     lora_bytes = b"" if lora_name is None else b"\x01" + lora_name.encode()
@@ -43,7 +43,7 @@ def block_keys(token_ids: Sequence[int], block_size_tokens: int, parent: int) ->
 
 
 class BlockIndex:
-    """Block key -> the replicas that hold it. Bounded by what its feeders hold, who are bounded by their replicas."""
+    """Block key -> the replicas that hold it. Its size is bounded by the capacities of the replicas."""
 
     def __init__(self) -> None:
         self._holders = KeyTable()
@@ -54,7 +54,7 @@ class BlockIndex:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, all replicas together, without those of the feeders."""
+        """Bytes held, all replicas together, without those of `ExactBlocks` and `MirrorBlocks`."""
         return self._holders.nbytes
 
     @property

@@ -122,8 +122,8 @@ def rank_replicas(
     second of work delays in a busy queue. On an idle tier a copy is cheap. Near saturation every lost hit delays
     everyone. balance grows with the square of the deviation from an even share, so that noise is free and a hot spot is
     not. A replica that gets everything pays more than the copy of a mean prompt costs on one that gets nothing.
-    crowd keeps a short queue open in a burst: the next request will wait as long as the shortest
-    queue that this choice leaves.
+    crowd keeps a short queue open in a burst: the next request waits as long as the shortest queue
+    that this choice leaves.
 
     followed_ratio: share of requests that another one follows at once (routing/replicas/load.py `Arrivals`), 0..1.
     unseen_work_s: work that other gateway processes have booked unseen (routing/replicas/load.py `UnseenWork`). It is

@@ -1,4 +1,4 @@
-"""Sort requests into kinds of work by simple rules on their words. Thresholds and calibration are per category."""
+"""Sorts requests into kinds of work by simple rules on their words. Thresholds and calibration are per category."""
 
 import re
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Tell scripts apart by their characters, and languages where that or a handful of common words makes it clear.
+"""Tells scripts apart by their characters, and languages by script or by common words where that is clear.
 
 Nothing is guessed: an unclear text has no script and no language (None).
 """

@@ -1,4 +1,4 @@
-"""Notice that a text has stopped saying anything new, while it is written.
+"""Detects that a text repeats itself, while it is written.
 
 There are three signs, each in a bounded window: one character repeated very often, a tail that repeats itself exactly,
 or a window of words that says nothing new. Tables, lists of alike objects, refrains and counting repeat too. But

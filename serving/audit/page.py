@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: no script, no font and no image from anywhere."""
+"""The report as one HTML page that loads nothing: no script, no font and no image."""
 
 from collections.abc import Iterable, Sequence
 from html import escape

@@ -1,4 +1,4 @@
-"""The report's figures as inline SVG, without a byte from elsewhere."""
+"""The report's figures as inline SVG that loads nothing from elsewhere."""
 
 import io
 import re
@@ -16,7 +16,7 @@ _FOREIGN = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
 
 
 def figures(report: Report) -> dict[str, str]:
-    """Title -> SVG; figures whose numbers are unknown are left out."""
+    """Title -> SVG. Figures whose numbers are unknown are left out."""
     mpl.use("Agg")
     mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "tierwise", "font.size": 9, "axes.spines.top": False})
     mpl.rcParams.update({"axes.spines.right": False, "font.family": "sans-serif"})
@@ -63,7 +63,7 @@ def _arrivals(report: Report) -> str | None:
         return None
     figure, axes = _figure()
     at_h, counts = np.array([at for at, _ in report.arrivals]) / 3600, np.array([n for _, n in report.arrivals])
-    # A line of more points than pixels only makes the page heavy: the mean and the peak of each pixel tell as much.
+    # A line of more points than pixels only makes the page heavy. The mean and the peak of each pixel show as much.
     step = max(1, len(at_h) // 700)
     cut = len(at_h) // step * step
     rates = counts[:cut].reshape(-1, step) / report.window_s

@@ -1,4 +1,4 @@
-"""The audit's findings as one JSON document: what table.py prints, page.py draws and the last line of output holds."""
+"""The audit's findings as one JSON document, the last line of output. table.py prints it and page.py draws it."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -15,7 +15,7 @@ from serving.audit.traffic.accounts import Key, Sum
 from serving.audit.traffic.survey import Survey
 
 NOT_NAMED = "(not named)"
-MAX_ROWS = 50  # of a table; the rest is added up in one row
+MAX_ROWS = 50  # of a table. The rest is added up in one row
 
 
 class Row(Record):
@@ -40,8 +40,10 @@ class SampledCategory(Record):
 
     name: str
     requests_ratio: float
-    usd_ratio: float | None = Field(description="share of the dollars; None: none is known")
-    plus_minus: float = Field(description="95 % of samples give requests_ratio within this; 0: every request looked at")
+    usd_ratio: float | None = Field(description="share of the dollars. None: none is known")
+    plus_minus: float = Field(
+        description="95 % of samples give requests_ratio within this. 0: every request was in the sample"
+    )
 
 
 class CacheRow(Record):
@@ -162,7 +164,7 @@ def _row(name: str, cell: Sum) -> Row:
 
 
 def _rows(survey: Survey, name: Callable[[Key], str]) -> tuple[Row, ...]:
-    """The dearest first, then the longest; what does not fit is added up."""
+    """The most expensive first, then the longest. What does not fit is added up."""
     groups = survey.accounts.by(name)
     ordered = sorted(groups.items(), key=lambda item: (-(item[1].usd or 0.0), -item[1].input_tokens, str(item[0])))
     rows = [_row(str(label), cell) for label, cell in ordered[:MAX_ROWS]]
@@ -172,7 +174,7 @@ def _rows(survey: Survey, name: Callable[[Key], str]) -> tuple[Row, ...]:
 
 
 def sampled_categories(survey: Survey) -> tuple[tuple[SampledCategory, ...], int]:
-    """(kinds of work in the sample, its size); empty when the log names them all, or no request tells its kind."""
+    """(kinds of work in the sample, its size). Empty when the log names them all, or no request tells its kind."""
     if all(key.category is not None for key, _ in survey.accounts.rows()):
         return (), 0
     kept = [each for each in survey.sample.kept if each.category is not None]

@@ -1,4 +1,4 @@
-"""Send generated requests to a running stack and log its answers, so that a forecast meets a ledger of its traffic."""
+"""Send generated requests to a running stack and log its answers, to compare a forecast with their ledger."""
 
 import asyncio
 import time
@@ -28,9 +28,9 @@ def send_all(
     max_tokens: int,
     ready_within_s: float = READY_WITHIN_S,
 ) -> None:
-    """Send `requests` of the logged requests as model `auto`, `concurrency` at a time; one line of `out` each.
+    """Send `requests` of the logged requests as model `auto`, `concurrency` at a time. One line of `out` each.
 
-    Begins when every tier is ready: requests for one that is still loading would teach a forecast the wrong shares.
+    Begins when every tier is ready. Requests for a tier that is still loading would give a forecast the wrong shares.
     Raises AuditError when url is not on this machine, or a tier is not ready within ready_within_s.
     """
     if urlsplit(url).hostname not in LOOPBACK:

@@ -130,7 +130,7 @@ def _scenario(found: Scenario, now_usd: float | None) -> str:
 
 
 def usd(value: float | None) -> str:
-    """Dollars with as many digits as they need; a dash for unknown."""
+    """Dollars with as many digits as they need, a dash for unknown."""
     if value is None:
         return "-"
     return f"${value:,.2f}" if abs(value) >= 1 else f"${value:.6f}"
@@ -142,10 +142,10 @@ def percent(ratio: float) -> str:
 
 
 def signed(ratio: float | None) -> str:
-    """A saving with its sign; a dash for unknown."""
+    """A saving with its sign, a dash for unknown."""
     return "-" if ratio is None else f"{ratio:+.1%}"
 
 
 def rate(value: float | None) -> str:
-    """A whole number per second; a dash for unknown."""
+    """A whole number per second, a dash for unknown."""
     return "-" if value is None else f"{value:,.0f}"

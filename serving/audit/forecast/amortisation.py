@@ -1,7 +1,7 @@
-"""What own hardware costs per request: a rented hour spread over the part of it that was used.
+"""What our own hardware costs per request: a rented hour spread over the part of it that was used.
 
-A token price is a price per use; a GPU's price is per hour, used or not. The bridge is the measured utilisation, and
-leaving it out is the usual mistake: at 5 % utilisation a token costs twenty times its busy-hour price.
+A token price is a price per use. A GPU's price is per hour, used or not. The measured utilisation connects the two, and
+leaving it out is the usual mistake. At 5 % utilisation a token costs twenty times its busy-hour price.
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ class EngineRates(Record):
     source: str = Field("assumed", min_length=1)
 
     def busy_s(self, uncached_tokens: float, output_tokens: float, requests: float = 1.0) -> float:
-        """Replica seconds for so much work. Linear, so it may be asked for one request or for a month."""
+        """Replica seconds for so much work. Linear, so it serves for one request and for a month."""
         return (
             uncached_tokens / self.prefill_tokens_per_s
             + output_tokens / self.decode_tokens_per_s
@@ -52,11 +52,11 @@ class EngineRates(Record):
 def fit_rates(
     uncached_tokens: Sequence[float], output_tokens: Sequence[float], engine_s: Sequence[float], source: str
 ) -> EngineRates | None:
-    """Rates from booked engine seconds, by least squares; every argument of shape (n,).
+    """Rates from recorded engine seconds, by least squares. Every argument is of shape (n,).
 
-    The seconds are scaled at the end so that the fitted total equals the measured one: money is a sum. A term that
-    fits best with a negative sign is dropped and the rest fitted again. None when the rows cannot tell (fewer than 8,
-    or no time in them).
+    The seconds are scaled at the end so that the fitted total equals the measured one, because money is a sum. A term
+    that fits best with a negative sign is dropped, and the rest is fitted again. None when the rows do not suffice
+    (fewer than 8, or no time in them).
     """
     y = np.asarray(engine_s, dtype=np.float64)
     x = np.column_stack([np.asarray(uncached_tokens, float), np.asarray(output_tokens, float), np.ones(y.size)])

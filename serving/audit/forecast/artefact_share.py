@@ -1,4 +1,4 @@
-"""The share that a calibrated router would keep on tier 1, asked of the router itself on a sample of the log."""
+"""Computes the share that a calibrated router would keep on tier 1, by scoring a sample of the log with it."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ USUAL_TARGET = PolicyConfig().quality_target
 
 
 def artefact_share(folder: Path, sampled: list[Sampled]) -> Tier1Share:
-    """Score the sampled prompts and hold each score against the artefact's own threshold.
+    """Score the sampled prompts and compare each score with the artefact's own threshold.
 
     A category without a threshold goes to the frontier.
     Raises AuditError when the artefact cannot be read, was never calibrated, or the log has no prompts.
@@ -22,14 +22,14 @@ def artefact_share(folder: Path, sampled: list[Sampled]) -> Tier1Share:
     try:
         panel = read_panel(folder, HeadKind.ROUTER)
     except ConfigInvalid as error:
-        raise AuditError(f"{error.message}; --artefact names the folder of a trained router") from error
+        raise AuditError(f"{error.message}. --artefact names the folder of a trained router") from error
     from_prompt = [each for each in panel.manifest.thresholds if each.looks == (Look(reads=Reads()),)]
     alone = min(from_prompt, key=lambda each: abs(each.quality_target - USUAL_TARGET), default=None)
     if alone is None:
-        raise AuditError(f"{folder}: never calibrated; run `python -m models calibrate` on labels it has not seen")
+        raise AuditError(f"{folder}: never calibrated. Run `python -m models calibrate` on labels it has not seen")
     asked = [each for each in sampled if each.prompt and each.category]
     if not asked:
-        raise AuditError("--artefact needs prompts to score, and this log holds none; leave the option out")
+        raise AuditError("--artefact needs prompts to score, and this log holds none. Leave the option out")
     kept = 0
     for each in asked:
         threshold = alone.by_category.get(each.category or "")

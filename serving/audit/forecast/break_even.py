@@ -1,4 +1,4 @@
-"""From which volume on does a tiered stack pay? Rent comes in whole replicas, the saving in single requests."""
+"""Computes the volume from which a tiered stack pays. Rent comes in whole replicas, the saving in single requests."""
 
 import math
 
@@ -9,7 +9,7 @@ from serving.audit.forecast.amortisation import HOUR_S, MONTH_HOURS
 
 
 class Plan(Record):
-    """What the choice comes down to, per request and per replica."""
+    """The figures that decide, per request and per replica."""
 
     now_usd: float = Field(ge=0, description="per request, today")
     paid_usd: float = Field(ge=0, description="per request in the tiered stack besides the rent: frontier, shadow")
@@ -18,7 +18,7 @@ class Plan(Record):
     max_utilisation_ratio: float = Field(0.6, gt=0, le=1, description="busy share that still keeps the latency SLO")
     min_replicas: int = Field(1, ge=0, description="2 for a tier that survives the loss of one")
     fixed_usd_per_hour: float = Field(0.0, ge=0, description="router, gateway: rented whatever the volume")
-    hours: float = Field(MONTH_HOURS, gt=0, description="rented per period; volumes are per period")
+    hours: float = Field(MONTH_HOURS, gt=0, description="rented per period. Volumes are per period")
 
     @property
     def replica_requests(self) -> float:
@@ -35,14 +35,14 @@ class Plan(Record):
         return requests * self.paid_usd + rent * self.hours
 
     def saved_usd(self, requests: float) -> float:
-        """Today's bill less the tiered one; negative is a loss."""
+        """Today's bill minus the tiered one. Negative is a loss."""
         return requests * self.now_usd - self.tiered_usd(requests)
 
 
 class BreakEven(Record):
-    """Volumes per period. first: from here it pays; for_good: from here it never loses again.
+    """Volumes per period. first: from here it pays. for_good: from here it never loses again.
 
-    They differ because each further replica is a step that the next requests have to earn.
+    They differ because the next requests must first earn each further replica.
     """
 
     first_requests: int
@@ -50,10 +50,10 @@ class BreakEven(Record):
 
 
 def break_even(plan: Plan) -> BreakEven | None:
-    """The break-even volume of a plan; None when no volume reaches it.
+    """The break-even volume of a plan. None when no volume reaches it.
 
     With N replicas rented, the saving s per request covers the rent from v = (N * rent + fixed) / s on, if N replicas
-    carry v. A full replica must earn more than its rent, or volume only makes the loss larger.
+    carry v. A full replica must earn more than its rent. Otherwise volume only makes the loss larger.
     """
     saving_usd = plan.now_usd - plan.paid_usd
     if saving_usd <= 0:

@@ -13,15 +13,15 @@ from serving.audit.forecast.queueing import replicas_for
 from serving.audit.traffic.arrivals import Arrivals
 
 LOAD_STEP = 1.01  # loads are rounded up to powers of it, so that few fleets are computed
-TYPICAL_WAIT_SLO_UTILISATION = 0.5  # of one to four replicas; used when the log has no times
+TYPICAL_WAIT_SLO_UTILISATION = 0.5  # of one to four replicas. Used when the log has no times
 
 
 class Fleet(Record):
-    """The rented replicas. Hours are replica hours over the log's span; utilisations are busy over rented."""
+    """The rented replicas. Hours are replica hours over the log's span. Utilisations are busy over rented hours."""
 
     span_hours: float = Field(gt=0)
     busy_hours: float = Field(ge=0)
-    peak_replicas: int = Field(ge=1, description="enough for the busiest window; rented all the time")
+    peak_replicas: int = Field(ge=1, description="enough for the busiest window, rented all the time")
     mean_replicas: float = Field(ge=0, description="rented hour by hour, each hour for its busiest window")
     fixed_hours: float
     scaled_hours: float
@@ -31,7 +31,7 @@ class Fleet(Record):
 
 
 def size_fleet(arrivals: Arrivals, share: float, hit_ratio: float, assumed: Assumptions) -> Fleet | None:
-    """The fleet for a share of every window's work; None when the log has too few times.
+    """The fleet for a share of every window's work. None when the log has too few times.
 
     share: of the requests that tier 1 works on, kept or drafted in vain. hit_ratio: input tokens found in its cache.
     """
@@ -52,7 +52,7 @@ def size_fleet(arrivals: Arrivals, share: float, hit_ratio: float, assumed: Assu
     needed = np.maximum(needed, assumed.min_replicas)
     span_hours, busy_hours = span_s / HOUR_S, float(share * work_s.sum()) / HOUR_S
     first = math.floor(arrivals.first_s / width_s)
-    # Each hour is rented for its busiest window; an hour without arrivals keeps the smallest fleet.
+    # Each hour is rented for its busiest window. An hour without arrivals keeps the smallest fleet.
     hours = ((numbers - first) * width_s // max(HOUR_S, width_s)).astype(np.int64)
     n_hours = max(int(hours.max()) + 1, math.ceil(span_s / max(HOUR_S, width_s)))
     by_hour = np.full(n_hours, assumed.min_replicas)

@@ -21,18 +21,18 @@ TARGETS = (0.90, 0.95, 0.99)
 
 
 class Scenario(Record):
-    """The tiered stack if tier 1 keeps that share. Dollars are of the log's span; None: not known."""
+    """The tiered stack if tier 1 keeps that share. Dollars are of the log's span. None: not known."""
 
     name: str
     kept_ratio: float
     fleet: Fleet | None
-    hit_ratio: float = Field(description="input tokens found in the fleet's prefix caches; 0 when nothing is known")
-    utilisation_ratio: float = Field(description="of the rented replicas; assumed when the log has no times")
+    hit_ratio: float = Field(description="input tokens found in the fleet's prefix caches. 0 when nothing is known")
+    utilisation_ratio: float = Field(description="of the rented replicas. Assumed when the log has no times")
     cost: StackCost | None = Field(description="tier-1 layers carry the rent of the fleet that stands all the time")
     total_usd: float | None
     scaled_total_usd: float | None = Field(description="the same with replicas rented hour by hour")
-    saved_ratio: float | None = Field(description="of today's bill; negative: it costs more")
-    break_even: BreakEven | None = Field(description="requests a month; None: no volume pays, or cost unknown")
+    saved_ratio: float | None = Field(description="of today's bill. Negative: it costs more")
+    break_even: BreakEven | None = Field(description="requests a month. None: no volume pays, or cost unknown")
 
 
 class Sensitivity(Record):
@@ -40,18 +40,18 @@ class Sensitivity(Record):
 
     changed: str
     kept_ratio: float
-    break_even_requests: int | None = Field(description="a month, for good; None: no volume pays")
+    break_even_requests: int | None = Field(description="a month, for good. None: no volume pays")
     saved_ratio: float | None
 
 
 class Outlook(Record):
     """Everything the audit concludes."""
 
-    traffic: Traffic | None = Field(description="answered requests whose price is known; None: none of them")
+    traffic: Traffic | None = Field(description="answered requests whose price is known. None: none of them")
     priced_ratio: float = Field(description="share of the requests whose price is known")
     now_usd: float | None
     month_factor: float | None = Field(description="months of 730 hours over the log's span")
-    hit_ratio: float | None = Field(description="prefix cache of one replica; None: no prompts in the log")
+    hit_ratio: float | None = Field(description="prefix cache of one replica. None: no prompts in the log")
     share: Tier1Share
     scenarios: tuple[Scenario, ...]
     sensitivity: tuple[Sensitivity, ...]
@@ -92,7 +92,7 @@ def total(sums: Iterable[Sum]) -> Sum:
 def priced_traffic(survey: Survey) -> tuple[Traffic | None, float]:
     """(the answered requests whose price is known, their share of all answered ones).
 
-    A ledger's requests are compared at what they would have cost at the frontier, as the ledger says it.
+    A ledger's requests are compared at what they would have cost at the frontier, as the ledger has it.
     """
     priced, requests = Sum(usd=None), 0
     if survey.at_frontier.requests:
@@ -129,12 +129,12 @@ def scenario(
     priced_ratio: float,
     assumed: Assumptions,
 ) -> Scenario:
-    """One share on tier 1, thought through to the bill and the break-even volume."""
+    """The scenario of one share on tier 1, up to the bill and the break-even volume."""
     mix = TieredMix(
         kept_ratio=kept, rejected_ratio=(1 - kept) * assumed.drafted_ratio, shadow_ratio=assumed.shadow_ratio
     )
     worked = mix.kept_ratio + mix.rejected_ratio
-    # The comparison is of priced requests only, so the fleet is sized for their share; without any, for all.
+    # The comparison is of priced requests only, so the fleet is sized for their share. Without any, for all.
     fleet, hit_ratio = size_with_caches(survey, worked * (priced_ratio or 1.0), assumed)
     utilisation = TYPICAL_WAIT_SLO_UTILISATION if fleet is None else max(fleet.fixed_utilisation_ratio, 1e-9)
     if traffic is None:
@@ -192,8 +192,8 @@ def size_with_caches(survey: Survey, share: float, assumed: Assumptions) -> tupl
 def plan_of(traffic: Traffic, cost: StackCost, utilisation: float, assumed: Assumptions) -> Plan:
     """The monthly choice per request.
 
-    Replicas fill up to what the arrival pattern allows at the log's own volume, but at least to half: the fleet of a
-    small log is nearly idle because one replica is the least, and fills with volume. Beyond .85 waits grow.
+    Replicas fill up to what the arrival pattern allows at the log's own volume, but at least to half. The fleet of a
+    small log is nearly idle only because it has one replica at least, and volume fills it. Beyond 0.85 waits grow.
     """
     return Plan(
         now_usd=traffic.frontier_usd / traffic.requests,

@@ -1,7 +1,7 @@
-"""Is the forecast right? Fits the cost model on one part of a ledger, predicts another part's bill.
+"""Checks the forecast: fits the cost model on one part of a ledger and predicts another part's bill.
 
-Fitted are tier-1 rates from booked engine seconds, the router's price and shares per category. Predicted is from each
-request's category, prompt length and answer length, which any log has. Compared are the booked dollars.
+It fits tier-1 rates from recorded engine seconds, the router's price and shares per category. It predicts from each
+request's category, prompt length and answer length, which any log has. It compares with the recorded dollars.
 """
 
 from array import array
@@ -37,7 +37,7 @@ COLUMNS = (
 class Booked:
     """Finished requests of a ledger, one array per column, in order of their time as exported.
 
-    kept and drafted are 0/1; draft_*: of the draft attempt; the last four are dollars by layer.
+    kept and drafted are 0/1. draft_*: of the draft attempt. The last four are dollars by layer.
     """
 
     columns: "dict[str, array[float]]" = field(default_factory=lambda: {name: array("d") for name in COLUMNS})
@@ -89,7 +89,7 @@ def layers(attempts: Iterable[BookedAttempt]) -> dict[str, float]:
 
 
 class Pilot(Record):
-    """The cost model as one ledger's traffic taught it."""
+    """The cost model fitted on one ledger's traffic."""
 
     rows: int
     rates: EngineRates | None = Field(description="None: too few drafts")
@@ -99,14 +99,14 @@ class Pilot(Record):
     uncached_ratio: float = Field(description="of the drafts' input tokens")
     draft_length_ratio: float = Field(description="draft's output tokens over the served answer's")
     kept_ratio: float
-    drafted: dict[str, float] = Field(description="share of requests by category; '' for all")
+    drafted: dict[str, float] = Field(description="share of requests by category, '' for all")
     frontier: dict[str, float] = Field(
-        description="booked frontier dollars over what all answers would have cost there, by category; '' for all"
+        description="booked frontier dollars over what all answers would have cost there, by category, '' for all"
     )
 
 
 def learn(table: dict[str, Floats], categories: dict[str, int], source: str) -> Pilot:
-    """Fit on some rows; at least one."""
+    """Fit on some rows, at least one."""
     drafted = table["drafted"] > 0
     rates = fit_rates(
         table["draft_uncached"][drafted].tolist(),
@@ -134,7 +134,7 @@ def _ratio(part: float, whole: float) -> float | None:
 
 
 def _shares(part: Floats, whole: Floats, category: Floats, categories: dict[str, int]) -> dict[str, float]:
-    """Sum over sum by category; '' for all."""
+    """Sum over sum by category, '' for all."""
     found = {"": _ratio(part.sum(), whole.sum()) or 0.0}
     few = 20 * float(whole.mean())  # twenty requests of the whole's share keep a rare category from promising 0 or 1
     for name, number in categories.items():
@@ -166,7 +166,7 @@ class Prediction(Record):
 
 
 def predict(pilot: Pilot, table: dict[str, Floats], categories: dict[str, int], left_out: int = 0) -> Prediction:
-    """Predict from category, lengths and the frontier's list price alone; compare with what was booked."""
+    """Predict from category, lengths and the frontier's list price alone. Compare with the recorded dollars."""
     names = {number: name for name, number in categories.items()}
     drafted = _by_category(pilot.drafted, table["category"], names)
     sent_up = _by_category(pilot.frontier, table["category"], names)
@@ -201,7 +201,7 @@ def _by_category(shares: dict[str, float], category: Floats, names: dict[int, st
 
 
 def read_ledger(path: Path) -> Booked:
-    """The requests of a ledger export; lines that are none are left to the audit proper to name."""
+    """The requests of a ledger export. Bad lines are counted here and named by the audit's own pass."""
     booked, bad = Booked(), BadRows()
     with open_log(path) as (lines, _):
         for number, line in enumerate(iter(lambda: lines.readline(MAX_LINE_BYTES), b""), start=1):
@@ -214,10 +214,10 @@ def read_ledger(path: Path) -> Booked:
 
 
 def pilot_of(path: Path) -> Pilot:
-    """What a pilot's ledger teaches. Raises AuditError when it is too small."""
+    """The cost model fitted on a pilot's ledger. Raises AuditError when it is too small."""
     booked = read_ledger(path)
     if len(booked) < FEWEST_ROWS:
-        raise AuditError(f"{path}: {len(booked)} finished requests with known cost; a pilot needs {FEWEST_ROWS}")
+        raise AuditError(f"{path}: {len(booked)} finished requests with known cost, but a pilot needs {FEWEST_ROWS}")
     return learn(booked.table(), booked.categories, f"pilot {path.name}")
 
 

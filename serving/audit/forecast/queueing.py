@@ -1,8 +1,8 @@
 """How many replicas a load needs so that few requests wait too long: Erlang's C formula.
 
-Requests wait in one queue for the next free replica; arrivals are Poisson within a window and the time a request needs
-is exponential. Real engines batch, which shortens waits, and real arrivals come in bursts within a window, which
-lengthens them: the answer sizes a fleet, it does not promise a latency.
+Requests wait in one queue for the next free replica. Arrivals are Poisson within a window, and the time a request needs
+is exponential. Real engines batch, which shortens waits. Real arrivals come in bursts within a window, which lengthens
+them. So the result sizes a fleet but promises no latency.
 """
 
 import math
@@ -34,7 +34,7 @@ def p_waits_longer(replicas: int, load: float, service_s: float, wait_s: float) 
 
 
 def replicas_for(load: float, service_s: float, wait_s: float, late_ratio: float) -> int:
-    """The smallest fleet in which at most late_ratio of the requests wait longer than wait_s; 0 for no load.
+    """The smallest fleet in which at most late_ratio of the requests wait longer than wait_s. 0 for no load.
 
     load: replica-seconds of work per second. service_s: mean replica seconds of one request, > 0. late_ratio: 0..1,
     above 0. Raises ValueError for a load that MAX_REPLICAS cannot carry.
@@ -42,7 +42,7 @@ def replicas_for(load: float, service_s: float, wait_s: float, late_ratio: float
     if load <= 0:
         return 0
     if load >= MAX_REPLICAS:
-        raise ValueError(f"a load of {load:.0f} replicas; is the traffic or the rate of the engine in the wrong unit?")
+        raise ValueError(f"a load of {load:.0f} replicas: is the traffic or the rate of the engine in the wrong unit?")
     # Above the load the share of late requests falls with every replica: widen, then halve.
     low, width = math.floor(load), 1
     while p_waits_longer(low + width, load, service_s, wait_s) > late_ratio:

@@ -1,6 +1,6 @@
 """What a tiered stack costs for a given traffic, in layers that add up: router, drafts, gate waste, frontier, shadow.
 
-The counterpart of the ledger's bill, computed before there is one. Every layer is dollars; what is unknown stays None.
+The counterpart of the ledger's bill, computed before there is one. Layers are in dollars. What is unknown stays None.
 """
 
 from pydantic import Field
@@ -31,7 +31,7 @@ class Traffic(Record):
 
 
 class TieredMix(Record):
-    """Where the requests go. Shares of all requests; what neither stays nor is drafted in vain is routed away."""
+    """Where the requests go. Shares of all requests. The rest, neither kept nor drafted in vain, is routed away."""
 
     kept_ratio: float = Field(ge=0, le=1, description="answered by tier 1")
     rejected_ratio: float = Field(0.0, ge=0, le=1, description="drafted, then rejected: paid twice")
@@ -69,9 +69,9 @@ def stack_cost(
 ) -> StackCost:
     """The bill of the tiered stack.
 
-    hit_ratio: share of the input tokens that tier 1 finds in its prefix cache, 0..1; measured, not hoped for.
-    The provider's prompt cache gets colder as turns stay away from it: an escalated request finds its prefix warm only
-    when the turn before it was escalated too, so of its cache discount the escalated share remains.
+    hit_ratio: measured share of the input tokens that tier 1 finds in its prefix cache, 0..1.
+    The provider's prompt cache gets colder as turns stay away from it. An escalated request finds its prefix warm only
+    when the turn before it was escalated too. So the escalated share of its cache discount remains.
     Shadow answers pay today's mean price without that discount.
     """
     if mix.kept_ratio + mix.rejected_ratio > 1 + 1e-9:

@@ -1,8 +1,8 @@
-"""How much of the traffic can stay on tier 1 at a quality target, before anybody has labelled a request.
+"""Estimates how much traffic can stay on tier 1 at a quality target, before anybody has labelled a request.
 
-Only labels of one's own answer this. Without them there is a relation measured on public pairs: how much of the gap
-between tier 1 and the frontier comes back when the worst-looking share of the drafts is replaced. It is wide, and it
-says above all that the answer hangs on how good tier 1 is on this very traffic.
+Only one's own labels give the true share. Without them there is a relation from public pairs: how much of the gap
+between tier 1 and the frontier is recovered when the worst-scored share of the drafts is replaced. Its range is wide.
+The share depends above all on how good tier 1 is on this very traffic.
 """
 
 import math
@@ -17,8 +17,8 @@ from routing.records import Record
 # (Llama-3.1-8B / GPT-4o), MMLU and GSM8K (Mixtral-8x7B / GPT-4).
 ESCALATED_RATIO = 0.25
 KEPT_QUALITY = ((0.67, 0.89), (0.73, 0.91), (0.84, 0.96), (0.94, 0.997))
-# The best check above has answers of four other models. Checks from the prompt alone recover .57 of the area under the
-# curve where no label of one's own exists; recovered = 1 - (1 - e)^k has the area k / (k + 1).
+# The best check above has answers of four other models. Checks from the prompt alone recover 0.57 of the area under the
+# curve where no label of one's own exists. recovered = 1 - (1 - e)^k has the area k / (k + 1).
 COLD_APGR = 0.57
 SOURCE = "graded public pairs (MMLU, MMLU-Pro, GSM8K, ZeroEval); no label of this traffic"
 
@@ -33,7 +33,7 @@ class Tier1Share(Record):
 
 
 def recovered_gap(escalated_ratio: float, steepness: float) -> float:
-    """Share of the quality gap that comes back: 1 - (1 - e)^k. k = 1 is chance, larger is a better check."""
+    """Share of the quality gap that is recovered: 1 - (1 - e)^k. k = 1 is chance, larger is a better check."""
     return float(1 - (1 - escalated_ratio) ** steepness)
 
 
@@ -54,12 +54,12 @@ def kept_ratio(relative_quality: float, target: float, steepness: float) -> floa
 
 
 def tier1_share(target: float, relative_quality: float | None = None) -> Tier1Share:
-    """What public measurements say of a quality target.
+    """The share that public measurements expect at a quality target.
 
-    relative_quality: quality of tier 1 over that of the frontier on this traffic; None: unknown, so the bounds span
-    every tier 1 that was measured and the expectation stands in the middle (.84).
+    relative_quality: quality of tier 1 over that of the frontier on this traffic. None: unknown. The bounds then span
+    every tier 1 that was measured, and the expectation is in the middle (0.84).
     low: the check sees the prompt alone and knows no label of this traffic. high: the best check measured.
-    expected: halfway, in the exponent of the curve, as a stack with a gate on the draft stands between the two.
+    expected: halfway, in the exponent of the curve. A stack with a gate on the draft lies between the two.
     """
     if not 0 < target <= 1:
         raise ValueError(f"a quality target is a share of the frontier's quality in 0..1, not {target}")

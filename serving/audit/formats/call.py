@@ -1,4 +1,4 @@
-"""One logged call of a model, whatever the log looked like; and the rows that were none."""
+"""One logged call of a model in any log format, and the rows that could not be read as calls."""
 
 import json
 from collections import Counter
@@ -10,12 +10,12 @@ import msgspec
 
 NO_TENANT = "(no tenant)"
 EXAMPLES = 20
-BYTES_PER_TOKEN = 4  # of English text and of JSON; logs without token ids are cut into blocks of so many bytes a token
+BYTES_PER_TOKEN = 4  # of English text and of JSON. Logs without token ids are cut into blocks by it
 EARLIEST_S, LATEST_S = 946_684_800.0, 4_102_444_800.0  # the years 2000 to 2100
 
 
 class BadRow(Exception):
-    """A line that is not a call. field: where it goes wrong, as a path from the line's root."""
+    """A line that is not a call. field: where the fault is, as a path from the line's root."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
@@ -23,7 +23,7 @@ class BadRow(Exception):
 
 
 class LoggedRequest(msgspec.Struct, gc=False):
-    """The parts of a request that tell its kind of work; JSON that is decoded only when somebody looks."""
+    """The parts of a request that tell its kind of work. Their JSON is decoded only when it is read."""
 
     messages: msgspec.Raw = msgspec.Raw(b"")
     prompt: msgspec.Raw = msgspec.Raw(b"")
@@ -37,14 +37,14 @@ class LoggedRequest(msgspec.Struct, gc=False):
 
 
 class Call(msgspec.Struct, gc=False):
-    """One call. Tokens are those that were billed; cached_tokens and cache_write_tokens are parts of input_tokens.
+    """One call. Tokens are those that were billed. cached_tokens and cache_write_tokens are parts of input_tokens.
 
-    at_s: seconds since 1970, or since the log's start for traces; None: not logged. category None: not named.
-    recorded_usd: the log's own figure; it wins over the price table. unpriced: the log says that the price is unknown.
-    frontier_usd: what the log says that the request would have cost at the frontier (ledgers).
-    failed: the request ended badly; only on the call that counts as the request.
+    at_s: seconds since 1970, or since the log's start for traces. None: not logged. category None: not named.
+    recorded_usd: the log's own figure, used instead of the price table. unpriced: the log's price is unknown.
+    frontier_usd: what the request would have cost at the frontier, as the log has it (ledgers).
+    failed: the request failed. Set only on the call that counts as the request.
     is_request: False for a further attempt of a request that another call already counts.
-    prompt: bytes whose common beginnings are common prompt prefixes; block_ids: the same, already cut (traces).
+    prompt: bytes whose common beginnings are common prompt prefixes. block_ids: the same, already cut (traces).
     """
 
     model: str
@@ -73,7 +73,7 @@ LineReader = Callable[[bytes], Iterable[Call]]
 
 
 class BadRows:
-    """Counts every row that was left out, keeps the first ones by line, and writes all of them when asked to."""
+    """Counts every row that was left out, keeps the first ones by line, and writes all of them when told to."""
 
     def __init__(self, out: TextIO | None = None) -> None:
         """out: gets one JSON object for each bad row."""
@@ -83,14 +83,14 @@ class BadRows:
         self._out = out
 
     def add(self, line: int, error: Exception) -> None:
-        """Book a bad row: BadRow, or msgspec's error, whose message ends with the path."""
+        """Count a bad row: BadRow, or msgspec's error, whose message ends with the path."""
         if isinstance(error, BadRow):
             field, problem = error.field, error.problem
         else:
             problem, _, path = str(error).partition(" - at `")
             field = path.rstrip("`").removeprefix("$").lstrip(".") or "(line)"
         self.count += 1
-        # A path may hold keys of the user's own; a bounded number of them is told apart.
+        # A path may hold keys of the user's own. Only a bounded number of paths is told apart.
         known = field in self.by_field or len(self.by_field) < EXAMPLES
         self.by_field[field if known else "(other fields)"] += 1
         row: dict[str, object] = {"line": line, "field": field, "problem": problem[:200]}

@@ -1,4 +1,4 @@
-"""Our own export (`python -m serving ledger export`): one request with its attempts a line, costs as booked."""
+"""Our own export (`python -m serving ledger export`): each line is one request with its attempts and recorded costs."""
 
 from typing import Annotated
 
@@ -58,7 +58,7 @@ decode_row = msgspec.json.Decoder(BookedRequest).decode
 
 
 def read_line(line: bytes) -> list[Call]:
-    """One call per attempt; the served one (or, when none was served, the last) counts as the request."""
+    """One call per attempt. The served one counts as the request, or the last when none was served."""
     return calls_of(decode_row(line))
 
 

@@ -1,4 +1,4 @@
-"""The lines of a log, plain or gzipped, in bounded memory with a progress bar; and which format they are in."""
+"""The lines of a log, plain or gzipped, in bounded memory with a progress bar, and the format they are in."""
 
 import gzip
 import io
@@ -35,9 +35,9 @@ def open_log(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
             else:
                 yield raw, raw
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise AuditError(f"{path}: {error.strerror}; give the path of a .jsonl or .jsonl.gz file") from error
+        raise AuditError(f"{path}: {error.strerror}. Give the path of a .jsonl or .jsonl.gz file") from error
     except (gzip.BadGzipFile, EOFError) as error:
-        raise AuditError(f"{path}: not a whole gzip file ({error}); gunzip it to see how far it goes") from error
+        raise AuditError(f"{path}: not a whole gzip file ({error}). Gunzip it to see how far it goes") from error
 
 
 def sniff_format(path: Path) -> str:
@@ -62,9 +62,9 @@ def sniff_format(path: Path) -> str:
                 raise AuditError(
                     f"{path}: a line with the keys {keys} is no format known here. Understood are OpenAI requests and "
                     "responses (request, response), ledger exports (request_id, attempts), traces (input_length, "
-                    "hash_ids); for anything else say where the fields are: --map input_tokens=PATH ..."
+                    "hash_ids). For anything else say where the fields are: --map input_tokens=PATH ..."
                 )
-    raise AuditError(f"{path}: no JSON object in the first {SNIFF_LINES} lines; one object a line is expected")
+    raise AuditError(f"{path}: no JSON object in the first {SNIFF_LINES} lines. One object a line is expected")
 
 
 def reader_for(form: str, mapping: Mapping[str, str], model: str | None, trace_block_tokens: int) -> LineReader:
@@ -79,7 +79,7 @@ def reader_for(form: str, mapping: Mapping[str, str], model: str | None, trace_b
 
 
 def read_calls(path: Path, read_line: LineReader, bad: BadRows, *, quiet: bool = False) -> Iterator[Call]:
-    """Every call of the log, in its order; bad rows are booked in `bad` and left out.
+    """Every call of the log, in its order. Bad rows are counted in `bad` and left out.
 
     Raises AuditError when the first GIVE_UP_LINES hold no call at all, or the whole of a shorter log.
     """

@@ -1,7 +1,7 @@
 """Any JSON lines, read through a field mapping: `--map model=meta.engine --map input_tokens=usage.in ...`.
 
-Chat logs that hold a whole conversation a line need only `--map messages=PATH`: every assistant turn is a call, its
-prompt is what stands before it, and its tokens are estimated from the length of the text.
+Chat logs with a whole conversation on each line need only `--map messages=PATH`. Every assistant turn is a call. Its
+prompt is everything before it, and its tokens are estimated from the length of the text.
 """
 
 from collections.abc import Iterable, Mapping

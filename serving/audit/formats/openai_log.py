@@ -1,9 +1,9 @@
 """Request and response pairs in OpenAI's format, one JSON object a line.
 
-The request stands under `request` or `body`, the response under `response` (also as the batch API writes it, with
-status_code and body); `timestamp`, `tenant`, `category`, `provider` and `status` beside them are read when there. Usage
-of the chat, the responses and Anthropic's messages API is understood. Calls of a service tier other than default and
-batch (flex, priority) are of unknown price.
+The request is under `request` or `body`, the response under `response` (also as the batch API writes it, with
+status_code and body). `timestamp`, `tenant`, `category`, `provider` and `status` beside them are read when present.
+Usage of the chat, the responses and Anthropic's messages API is understood. Calls of a service tier other than default
+and batch (flex, priority) are of unknown price.
 """
 
 from typing import Annotated
@@ -24,7 +24,7 @@ class Details(msgspec.Struct, gc=False):
 
 
 class LoggedUsage(msgspec.Struct, gc=False):
-    """The usage objects of three APIs in one; their fields do not collide."""
+    """The usage objects of three APIs in one, because their fields do not collide."""
 
     prompt_tokens: Tokens | None = None
     completion_tokens: Tokens | None = None
@@ -44,7 +44,7 @@ class Metadata(msgspec.Struct, gc=False):
 
 
 class RequestBody(msgspec.Struct, gc=False):
-    """A request; its texts stay JSON."""
+    """A request whose texts stay JSON."""
 
     model: str | None = None
     messages: msgspec.Raw = NOTHING
@@ -126,7 +126,7 @@ def read_line(line: bytes) -> tuple[Call]:
         row.category or (metadata.category if metadata else None),
         batch=batch or response.service_tier == "batch",
         unpriced=response.service_tier not in PRICED_TIERS,
-        # Templates put tools and system prompts first; so do we, or a change of tools would look like a shared prefix.
+        # Templates put tools and system prompts first. So do we, or different tools would seem to share a prefix.
         prompt=b"".join((request.tools, request.system, text)),
         request=LoggedRequest(request.messages or request.input, request.prompt, request.tools, request.response_format)
         if text

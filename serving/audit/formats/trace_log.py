@@ -25,7 +25,7 @@ class TraceReader:
     """Reads lines of a trace whose blocks hold so many tokens and whose requests went to one model."""
 
     def __init__(self, block_size_tokens: int, model: str | None) -> None:
-        """model: whose price the requests pay, as a trace names none; None: no price."""
+        """model: whose price the requests pay, as a trace names none. None: no price."""
         self._block_size_tokens, self._model = block_size_tokens, model or MODEL
 
     def __call__(self, line: bytes) -> tuple[Call]:

@@ -1,1 +1,1 @@
-"""What a log shows of past traffic: accounts, arrivals, prices and prefixes that come again."""
+"""What a log shows of past traffic: accounts, arrivals, prices and repeated prefixes."""

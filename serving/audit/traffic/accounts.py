@@ -1,7 +1,7 @@
 """Tokens and dollars by model, tenant and category, summed as integers and priced once at the end.
 
-A bill is linear in tokens, so the sums can wait for their price: the totals are exact, and a million requests take one
-small table.
+A bill is linear in tokens, so the sums are priced at the end. The totals are exact, and a million requests need only
+one small table.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ from serving.audit.traffic.prices import ModelPrices
 
 UNNAMED = None
 OTHERS = "(others)"
-MAX_NAMES = 10_000  # of tenants and of categories each; further ones are added up under OTHERS
+MAX_NAMES = 10_000  # of tenants and of categories each. Further ones are added up under OTHERS
 MAX_MODELS = 1_000
 
 PriceOf = Callable[[str | None, str], ModelPrices | None]
@@ -20,7 +20,7 @@ PriceOf = Callable[[str | None, str], ModelPrices | None]
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What calls are added up by. recorded: their dollars come from the log. batch, long: which price they pay."""
+    """The key that calls are added up by. recorded: the log has their dollars. batch, long: which price they pay."""
 
     provider: str | None
     model: str
@@ -48,7 +48,7 @@ class Sum:
     warm_discount_usd: float = 0.0
 
     def add(self, other: "Sum") -> None:
-        """Add another one; dollars of an unknown price are left out and counted in unpriced_calls."""
+        """Add another one. Calls of unknown price add no dollars and are counted in unpriced_calls."""
         self.requests += other.requests
         self.calls += other.calls
         self.failed += other.failed
@@ -65,7 +65,7 @@ class Sum:
 
 @dataclass(slots=True)
 class Accounts:
-    """Adds calls up. price_of is asked once per provider and model."""
+    """Adds calls up. price_of is called once per provider and model."""
 
     price_of: PriceOf
     cells: dict[tuple[object, ...], list[float]] = field(default_factory=dict)
@@ -105,7 +105,7 @@ class Accounts:
             cell[9] += call.recorded_usd or 0.0
 
     def usd(self, call: Call) -> float | None:
-        """Dollars of one call that was added; None when unknown."""
+        """Dollars of one call that was added. None when unknown."""
         if call.unpriced or call.recorded_usd is not None:
             return call.recorded_usd
         prices = self.prices.get((call.provider, call.model))
@@ -140,7 +140,7 @@ class Accounts:
             yield named, total
 
     def by(self, name: Callable[[Key], object]) -> dict[object, Sum]:
-        """The cells added up by something of their key; a group without one known price has usd None."""
+        """The cells added up by a part of their key. A group without one known price has usd None."""
         groups: dict[object, Sum] = {}
         for key, total in self.rows():
             group = groups.setdefault(name(key), Sum(usd=None))

@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from serving.audit.formats.call import Call
 
 WINDOW_S = 60.0  # shorter ones show the noise of single arrivals, which the queueing formula already has
-MAX_WINDOWS = 200_000  # 4.5 months of minutes; a longer log gets wider windows
+MAX_WINDOWS = 200_000  # 4.5 months of minutes. A longer log gets wider windows
 
 
 @dataclass(slots=True)
 class Arrivals:
-    """Requests, input and output tokens per window; windows double in width when there are too many of them."""
+    """Requests, input and output tokens per window. Windows double in width when there are too many of them."""
 
     width_s: float = WINDOW_S
     untimed: int = 0
@@ -55,13 +55,13 @@ class Arrivals:
 
     @property
     def span_s(self) -> float | None:
-        """From the first to the last request and one mean gap; None for fewer than two moments."""
+        """From the first to the last request and one mean gap. None for fewer than two moments."""
         if self.first_s is None or self.last_s is None or self.last_s <= self.first_s:
             return None
         timed = sum(window[0] for window in self.windows.values())
         return (self.last_s - self.first_s) * timed / (timed - 1)
 
     def table(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """(window numbers ascending, shape (n,); requests, input, output tokens, shape (n, 3)); empty ones absent."""
+        """(ascending window numbers (n,), their requests, input and output tokens (n, 3)), without empty windows."""
         numbers = np.array(sorted(self.windows), dtype=np.int64)
         return numbers, np.array([self.windows[n] for n in numbers.tolist()], dtype=np.float64).reshape(-1, 3)

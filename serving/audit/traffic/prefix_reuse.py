@@ -1,7 +1,7 @@
-"""How much of the prompts a prefix cache would have held: the product's own block keys and LRU, tenant by tenant.
+"""Measures how much of the prompts a prefix cache would have held, with the product's own block keys and LRU.
 
-A log without token ids is cut into blocks of raw JSON, four bytes for a token, which measures shares and not counts.
-Caches of several sizes are followed at once; the unbounded one by an estimate of the distinct blocks.
+Tenants share no blocks. A log without token ids is cut into blocks of raw JSON, four bytes for a token. That measures
+shares, not counts. Caches of several sizes are followed at once. The unbounded one uses an estimate of distinct blocks.
 """
 
 from array import array
@@ -17,11 +17,11 @@ HOLDER = "cache"
 ROUTED_SHARE = (
     0.95  # of one pooled cache's hits, at least, by routing to cached blocks: `python -m benchmarks replicas`
 )
-SMALLEST_KEYS = 1 << 18  # of the distinct-block estimate: exact up to here, then within 1/sqrt(n) = .2 %
+SMALLEST_KEYS = 1 << 18  # of the distinct-block estimate: exact up to here, then within 1/sqrt(n) = 0.2 %
 
 
 class DistinctKeys:
-    """How many different keys came by, from the smallest ones seen (KMV): n keys spread over 2^64 leave gaps of 2^64/n.
+    """Estimates the number of different keys from the smallest ones (KMV): n keys over 2^64 leave gaps of 2^64/n.
 
     Source: Bar-Yossef et al. 2002, Counting Distinct Elements in a Data Stream.
     """
@@ -33,7 +33,7 @@ class DistinctKeys:
         self._new = array("Q")
 
     def add(self, keys: list[int]) -> None:
-        """See some keys again or for the first time; keys are hashes."""
+        """Count some keys, new or seen before. Keys are hashes."""
         limit = self._limit
         self._new.extend(keys if limit == 2**64 else [key for key in keys if key < limit])
         if len(self._new) >= 2 * self._capacity:
@@ -46,7 +46,7 @@ class DistinctKeys:
             self._limit = int(both[-1])
 
     def count(self) -> float:
-        """The estimate; exact while no more than the capacity was seen."""
+        """The estimate. Exact while no more than the capacity was seen."""
         self._merge()
         if len(self._smallest) <= self._capacity:
             return float(len(self._smallest))
@@ -64,7 +64,7 @@ class Cache:
 
 
 class PrefixReuse:
-    """Follows every prompt through caches of the given sizes; the first size is the one that tenants are told of."""
+    """Follows every prompt through caches of the given sizes. The figures by tenant are of the first size."""
 
     def __init__(self, capacities_tokens: list[int], block_size_tokens: int) -> None:
         """capacities_tokens: at least one, each at least a block."""
@@ -83,7 +83,7 @@ class PrefixReuse:
         self._block_bytes = block_size_tokens * BYTES_PER_TOKEN
 
     def add(self, call: Call) -> None:
-        """Send one prompt through the caches; a call without a prompt in the log is left out."""
+        """Send one prompt through the caches. A call without a prompt in the log is left out."""
         root = self._root(call.tenant)
         if call.block_ids is not None:
             keys = block_keys(call.block_ids, 1, root)  # an id stands for a whole block's content
@@ -125,13 +125,13 @@ class PrefixReuse:
         return root
 
     def hit_ratio(self, place: int = 0) -> float | None:
-        """Share of the input tokens found in that cache; None when no prompt was in the log."""
+        """Share of the input tokens found in that cache. None when no prompt was in the log."""
         return self.caches[place].hit_tokens / self.input_tokens if self.input_tokens else None
 
     def pooled_hit_ratio(self, replicas: int) -> float:
-        """What so many replicas find when requests go where their prefix is; 0 when no prompt was in the log.
+        """What so many replicas find when requests go where their prefix is. 0 when no prompt was in the log.
 
-        One cache of the largest followed size that they fill, less what routing loses to it.
+        It is the share of one cache, of the largest followed size that they fill, minus what routing loses.
         """
         size = replicas * self.caches[0].capacity_tokens
         places = [place for place, cache in enumerate(self.caches) if cache.capacity_tokens <= size]
@@ -139,7 +139,7 @@ class PrefixReuse:
         return found if replicas == 1 else max(self.hit_ratio() or 0.0, ROUTED_SHARE * found)
 
     def unbounded_hit_ratio(self) -> float | None:
-        """The same of a cache that forgets nothing; a block seen before is a hit, as its prefix was seen with it."""
+        """The same of a cache that forgets nothing. A block seen before is a hit, as its prefix was seen with it."""
         if not self.input_tokens or not self.blocks:
             return 0.0 if self.input_tokens else None
         seen_before = max(0.0, 1 - self._distinct.count() / self.blocks)

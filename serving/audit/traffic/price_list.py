@@ -1,8 +1,8 @@
-"""Token prices from the pinned genai-prices release, the profile's and the user's own entries over them.
+"""Token prices from the pinned genai-prices package. Entries of the profile and of the user take precedence.
 
-The release is the dated snapshot: its version is in the lock file with its hash, and it knows batch prices, prompts
-that pay a long price and how providers spell their models. Copying its thousands of rows here would only make a second
-truth. It is looked up here and not in routing/, which stays free of I/O and of tables that change every week.
+The package is a dated snapshot, and the lock file has its version and hash. It has batch prices, long-prompt prices and
+the names that providers use for their models. A copy of its thousands of rows here could come to differ from it. It is
+read here and not in routing/, which stays free of I/O and of tables that change every week.
 """
 
 from collections.abc import Mapping
@@ -25,10 +25,10 @@ BATCH = {"processing": "batch"}
 
 
 class PriceList:
-    """Looks prices up: own entries first, then the release at a given day."""
+    """Finds prices: own entries first, then the list as of a given day."""
 
     def __init__(self, as_of: date, own: Mapping[str, TokenPrice] | None = None) -> None:
-        """as_of: the day whose prices are asked for. own: by 'provider/model' or 'model'."""
+        """as_of: the day whose prices are wanted. own: by 'provider/model' or 'model'."""
         self.as_of = as_of
         self.source = f"genai-prices {version('genai-prices')}"
         models = {name: ModelPrices(standard=price) for name, price in (own or {}).items()}
@@ -37,7 +37,7 @@ class PriceList:
         self._snapshot = data_snapshot.get_snapshot()
 
     def find(self, provider: str | None, model: str) -> ModelPrices | None:
-        """The prices of a model; None when neither list has it."""
+        """The prices of a model. None when neither list has it."""
         if (own := self._own.find(provider, model)) is not None:
             return own
         if provider is None and "/" in model:
@@ -64,7 +64,7 @@ class PriceList:
         )
 
     def _price(self, prices: ModelPrice, long_after: int | None, source: str) -> TokenPrice | None:
-        """One price list of per-million prices; None when it does not sell both input and output by the token."""
+        """One price list of per-million prices. None when it does not sell both input and output by the token."""
         input_usd, output_usd, read_usd, write_usd = (
             _at_length(getattr(prices, name), long_after)
             for name in ("input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok")

@@ -1,7 +1,7 @@
-"""What a model's tokens cost: standard, batch and long-prompt prices, looked up in a dated table.
+"""What a model's tokens cost: standard, batch and long-prompt prices, read from a dated table.
 
-The table is a value that somebody else read, from the pinned genai-prices release (price_list.py) or a profile.
-A model that is not in it has no price. That is None and an alarm, never 0.
+The caller passes the table, from the pinned genai-prices package (price_list.py) or a profile.
+A model that is not in it has no price. Its price is None and an alarm, never 0.
 """
 
 from typing import Self
@@ -34,13 +34,13 @@ class ModelPrices(Record):
         return self.long_after_tokens is not None and input_tokens > self.long_after_tokens
 
     def price(self, *, batch: bool = False, long: bool = False) -> TokenPrice | None:
-        """The price list of one kind of call; None when it has none."""
+        """The price list of one kind of call. None when it has none."""
         if not long:
             return self.batch if batch else self.standard
         return self.long_batch if batch else self.long_context
 
     def usd(self, usage: Usage, *, batch: bool = False) -> float | None:
-        """Dollars for these tokens; None when the model is not sold that way."""
+        """Dollars for these tokens. None when the model is not sold that way."""
         price = self.price(batch=batch, long=self.is_long(usage.input_tokens))
         return None if price is None else price.usd(usage)
 
@@ -53,6 +53,6 @@ class PriceTable(Record):
     models: dict[str, ModelPrices] = Field(default_factory=dict)
 
     def find(self, provider: str | None, model: str) -> ModelPrices | None:
-        """The prices of a model; the provider's own entry wins over the bare name. None: an unknown price."""
+        """The prices of a model. The provider's own entry wins over the bare name. None: an unknown price."""
         own = None if provider is None else self.models.get(f"{provider}/{model}")
         return own or self.models.get(model)

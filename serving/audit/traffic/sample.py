@@ -1,4 +1,4 @@
-"""A fair sample of the requests, for what is too slow to ask of each: its category by the product's rules, its text."""
+"""A uniform sample of the requests, for work too slow for each: the category by the product's rules, the text."""
 
 import math
 import random
@@ -12,7 +12,7 @@ from routing.records import Api
 from routing.text.request_body import edges, last_user_text
 from serving.audit.formats.call import Call
 
-SAMPLE_SIZE = 4_000  # a share of a half is known to 1.5 points; 26,000 of a million requests are looked at
+SAMPLE_SIZE = 4_000  # a share of a half is known to 1.5 points. 26,000 of a million requests are read
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Sampled:
 
 @dataclass(slots=True)
 class Reservoir:
-    """Every request has the same chance to be in the sample; exact for logs no longer than it.
+    """Every request has the same chance to be in the sample. Exact for logs no longer than the sample.
 
     Skips ahead to the next one it keeps. Source: Li 1994, Reservoir-Sampling Algorithms, algorithm L.
     """
@@ -57,7 +57,7 @@ class Reservoir:
             self._skip()
 
     def wants_next(self) -> bool:
-        """Whether the next request would be looked at; spares the caller to price those that are not."""
+        """Whether the next request would be read. The caller need not price the others."""
         return self.seen < self.size or self.seen + 1 == self._next
 
     def skip(self) -> None:

@@ -16,7 +16,7 @@ BATCH_CALLS = 512
 
 @dataclass(slots=True)
 class Survey:
-    """What one pass leaves behind. *_s: seconds of one core; accounting is reading, parsing and adding up."""
+    """The results of one pass. *_s: seconds of one core. Accounting is reading, parsing and adding up."""
 
     accounts: Accounts
     reuse: PrefixReuse | None
@@ -69,7 +69,7 @@ class Survey:
         booked.usd = (booked.usd or 0.0) + usd
 
     def _sample(self, requests: list[Call]) -> None:
-        """Offer those that name no category, and that did not fail: they are the ones to be judged by their text."""
+        """Offer the calls to judge by their text: those that name no category and did not fail."""
         sample = self.sample
         for call in requests:
             if call.failed:
