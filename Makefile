@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps --requ
 PEERS := 'litellm[proxy]==1.106.2' vllm-router==0.1.17 sglang-router==0.3.2 ai-dynamo-runtime==1.6.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights serve test check lint types contracts unit e2e bench bench-layers bench-quick bench-gpu bench-peers flywheel-demo golden lock clean
+.PHONY: help setup weights serve test check lint types contracts quick test-unit e2e bench bench-layers bench-quick bench-gpu bench-peers flywheel-demo golden lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -34,9 +34,9 @@ weights: $(STAMP) ## fetch, verify and convert the embedded models
 serve: weights ## start router, tier 1, stand-in frontier and gateway; Ctrl-C stops everything
 	@$(BIN)/python -m serving serve $(PROFILE)
 
-test: weights check unit e2e ## everything CI runs: lint, types, contracts, unit, journey and end-to-end tests
+test: weights lint types contracts test-unit e2e ## everything CI runs: lint, types, contracts, unit, journey and end-to-end tests
 
-check: lint types contracts ## static checks only
+check: lint types contracts quick ## the inner loop: lint, types, contracts and the quick tests
 
 lint: $(STAMP) ## ruff: rules and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -47,8 +47,12 @@ types: $(STAMP) ## mypy --strict
 contracts: $(STAMP) ## the import arrows between the folders
 	@$(BIN)/lint-imports --no-logo
 
-unit: $(STAMP) ## unit and journey tests: no engine, a few minutes
-	@$(BIN)/python -m pytest -m "not e2e and not gpu" -q
+# Two workers, a file at a time: fixtures of a module, such as a running stack, are made once. `slow` is explained in pyproject.toml.
+quick: $(STAMP) ## unit and journey tests that need no Postgres, no browser, no child process and no training
+	@$(BIN)/python -m pytest -m "not e2e and not gpu and not slow" -n 2 --dist loadfile -q --ignore tests/e2e --ignore tests/cluster
+
+test-unit: $(STAMP) ## all unit and journey tests: no engine, a few minutes
+	@$(BIN)/python -m pytest -m "not e2e and not gpu" -n 2 --dist loadfile -q --ignore tests/e2e --ignore tests/cluster
 
 e2e: weights ## end-to-end tests on real vLLM engines on Ray Serve
 	@$(BIN)/python -m pytest -m e2e -q tests/e2e --ignore tests/e2e/test_stack.py --ignore tests/e2e/test_proxy.py

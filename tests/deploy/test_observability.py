@@ -12,6 +12,8 @@ import yaml
 
 from serving.telemetry.grafana import dashboard, dashboard_json, metrics
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 GRAFANA = ROOT / "deploy" / "grafana" / "tierwise.json"

@@ -103,6 +103,7 @@ def alive() -> Counter[type]:
     return Counter(type(o) for o in gc.get_objects() if isinstance(o, RequestTrace | GatedDraft | AnswerResponse))
 
 
+@pytest.mark.slow
 async def test_a_thousand_cancels_at_random_times_leave_nothing_behind(start: StartGateway) -> None:
     before = alive()
     async with start(gateway={"max_concurrent_requests": 200}) as g:

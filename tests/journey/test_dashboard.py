@@ -210,6 +210,7 @@ async def test_folder_of_the_page_is_not_served(g: Gateway, path: str) -> None:
 # The page
 
 
+@pytest.mark.slow
 @needs_chromium
 async def test_every_figure_on_the_page_is_the_ledgers(busy: Gateway, tmp_path: Path, shoot: Any) -> None:
     await busy.http.put(
@@ -239,6 +240,7 @@ async def test_every_figure_on_the_page_is_the_ledgers(busy: Gateway, tmp_path: 
         assert (foreign, errors) == ([], [])
 
 
+@pytest.mark.slow
 @needs_chromium
 async def test_states_of_the_page(start: StartGateway, tmp_path: Path, shoot: Any) -> None:
     """Asking for the key, a wrong one, loading, nothing yet, and a ledger that is away."""
@@ -272,6 +274,7 @@ async def test_states_of_the_page(start: StartGateway, tmp_path: Path, shoot: An
         await shoot(page, "dashboard-error")
 
 
+@pytest.mark.slow
 @needs_chromium
 async def test_phone_scrolls_down_and_not_sideways(busy: Gateway, tmp_path: Path, shoot: Any) -> None:
     async with browser(tmp_path / "profile", viewport=PHONE, color_scheme="dark") as page:
@@ -281,6 +284,7 @@ async def test_phone_scrolls_down_and_not_sideways(busy: Gateway, tmp_path: Path
         await shoot(page, "dashboard-phone")
 
 
+@pytest.mark.slow
 @needs_chromium
 async def test_written_page_shows_the_same_figures_and_asks_nobody(busy: Gateway, tmp_path: Path) -> None:
     report = savings_report(busy.reader, SavingsConfig(kernel_speedup=1.5))
@@ -295,6 +299,7 @@ async def test_written_page_shows_the_same_figures_and_asks_nobody(busy: Gateway
         assert (foreign, errors) == ([], [])
 
 
+@pytest.mark.slow
 @needs_chromium
 async def test_tenant_with_a_script_for_a_name_is_a_name(g: Gateway, tmp_path: Path) -> None:
     await g.chat()

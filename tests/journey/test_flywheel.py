@@ -4,6 +4,8 @@ import asyncio
 import sys
 from pathlib import Path
 
+import pytest
+
 from models.__main__ import main
 from routing.learning.release import version_of
 from serving.ledger.samples import SampleStore
@@ -12,6 +14,8 @@ from tests.journey.gateway import Gateway
 from tests.journey.test_promotion import reloaded
 from tests.models.flywheel.test_round import samples
 from tests.models.graded import graded
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 

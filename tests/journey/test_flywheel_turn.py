@@ -33,6 +33,8 @@ from tests.journey.scripted import Draft, ScriptedTier1
 from tests.journey.upstream import Script, ScriptedUpstream, ok
 from tests.serving.lora_files import write_adapter
 
+pytestmark = pytest.mark.slow
+
 KINDS = ("arithmetic", "units", "tickets", "strings", "dates", "lookup")
 N_TEST, N_LABELS = 4, 20
 # The commands of a turn train in the gateway's own loop and stop it for as long: that is no fault of a tier.

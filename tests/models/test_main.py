@@ -11,6 +11,8 @@ import pytest
 from models.weights.folder import ROOT
 from tests.models.origins import PackageIndex
 
+pytestmark = pytest.mark.slow
+
 NAME = "qwen2.5-coder-0.5b-instruct"
 
 

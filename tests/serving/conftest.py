@@ -8,12 +8,14 @@ import pytest
 
 from tests.serving.ledger.postgres import PostgresServer, postgres_server
 
+POSTGRES = pytest.param("postgres", marks=pytest.mark.slow)
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Each test that asks for `database` runs once per database, unless it is about SQLite."""
     if "database" in metafunc.fixturenames:
         only = metafunc.definition.get_closest_marker("sqlite_only")
-        metafunc.parametrize("database", ["sqlite"] if only else ["sqlite", "postgres"], indirect=True)
+        metafunc.parametrize("database", ["sqlite"] if only else ["sqlite", POSTGRES], indirect=True)
 
 
 @pytest.fixture(scope="session")

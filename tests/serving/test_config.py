@@ -271,6 +271,7 @@ def test_file_that_is_not_there_is_named(path: Path) -> None:
 # The hash
 
 
+@pytest.mark.slow
 def test_same_tree_has_the_same_hash_in_another_process(path: Path) -> None:
     config = load(path, profile(policy={"tenant_pins": {"b": "tier1", "a": "frontier"}}))
     code = "import sys; from pathlib import Path; from serving.config import load_config; "

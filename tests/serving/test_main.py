@@ -330,6 +330,7 @@ def test_ledger_that_was_never_written_is_named(
     assert not (tmp_path / "none.sqlite3").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [("ledger", "export", "--config"), ("validate", "--show")], ids=" ".join)
 def test_reader_that_has_seen_enough_ends_a_command_quietly(profile: Path, command: tuple[str, ...]) -> None:
     """As `head` does."""

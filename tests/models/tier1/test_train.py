@@ -15,6 +15,8 @@ from models.tier1.evaluate import answer
 from models.tier1.mixed_precision import CastDown
 from models.tier1.train import train
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 WORDS = ["<pad>", "<|im_start|>", "<|im_end|>", "<unk>", "user", "assistant", "say", "\n", *"abcdefghij"]
 TEMPLATE = (

@@ -11,6 +11,8 @@ import pytest
 from models.weights.convert import convert
 from models.weights.fetch import convert_in_subprocess
 
+pytestmark = pytest.mark.slow
+
 HIDDEN, LAYERS, HEADS, KV_HEADS, MLP = 64, 2, 4, 2, 128
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

@@ -18,7 +18,7 @@ from models.weights.fetch import FetchOptions, convert_in_subprocess, fetch
 from models.weights.folder import MANIFEST, model_dir
 from tests.models.origins import REVISION, Hub, PackageIndex, Parcel, sha256
 
-pytestmark = pytest.mark.usefixtures("no_network")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_network")]
 
 
 class Conversion:

@@ -158,6 +158,7 @@ odd_schemas = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(value=json_values, schema=odd_schemas)
 def test_any_schema_gives_an_answer(value: Any, schema: Any) -> None:
     assert matches(value, schema) in (True, False)

@@ -51,6 +51,7 @@ def test_what_is_not_clear_has_none(text: str) -> None:
     assert language(text) is None
 
 
+@pytest.mark.slow
 @given(st.text(max_size=300))
 def test_any_text_has_a_script_or_none(text: str) -> None:
     script = clear_script(text)

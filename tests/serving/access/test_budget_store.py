@@ -108,6 +108,7 @@ def test_requests_of_one_batch_see_each_other(store: BudgetStore) -> None:
     assert [bool(g.holds) for g in granted] == [True, *[False] * 99]
 
 
+@pytest.mark.slow
 def test_processes_see_each_other(database: dict[str, Any], store: BudgetStore) -> None:
     store.put(budget(1.0), datetime.now(UTC))
     racers = [

@@ -497,6 +497,7 @@ def serialized(body: dict[str, Any]) -> bytes:
     return json.dumps(body).encode()
 
 
+@pytest.mark.slow
 @given(body=chat_bodies())
 def test_accepted_chat_body_is_one_to_openais_sdk(body: dict[str, Any]) -> None:
     call = to_call_body(read_chat(serialized(body), LIMITS, VOCAB_SIZE))
@@ -596,6 +597,7 @@ def assert_read_or_refused_by_name(read: Any, body: dict[str, Any]) -> None:
     assert param
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(body=damaged(chat_bodies()))
 def test_damaged_chat_body_is_read_or_refused_by_name(body: dict[str, Any]) -> None:

@@ -158,6 +158,7 @@ Data = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(schema=st.dictionaries(Keywords, Data, max_size=4))
 def test_any_object_is_judged_without_an_accident(schema: dict[str, Any]) -> None:

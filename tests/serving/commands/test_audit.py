@@ -100,6 +100,7 @@ def test_generated_log_is_written_and_audited(tmp_path: Path, capsys: pytest.Cap
     assert {kind["name"] for kind in document["sampled_categories"]} >= {"classify", "summarize", "code"}
 
 
+@pytest.mark.slow
 def test_artefact_says_what_its_router_would_keep(tmp_path: Path) -> None:
     """Trained and calibrated by our own commands; 'sum' questions are tier 1's, 'proof' questions are not."""
     pairs = tmp_path / "pairs.jsonl"

@@ -94,6 +94,7 @@ def test_same_code_is_the_same_name_and_other_code_another(tmp_path: Path) -> No
     assert package(tmp_path / "3", root).name != first.name
 
 
+@pytest.mark.slow
 def test_package_runs_without_the_repository(tmp_path: Path) -> None:
     """Ray unpacks the one top folder and imports from there."""
     with zipfile.ZipFile(package(tmp_path)) as archive:

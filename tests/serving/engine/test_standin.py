@@ -12,6 +12,8 @@ import pytest
 from serving.engine.standin import Standin, StandinConfig, StandinFailed
 from serving.process.children import end_group
 
+pytestmark = pytest.mark.slow
+
 # A leader that ignores polite signals and has a child of its own; prints the child's pid.
 STUBBORN = """
 import signal, subprocess, sys, time

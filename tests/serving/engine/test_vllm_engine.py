@@ -22,6 +22,8 @@ from routing.records import Api
 from serving.engine.config import EngineConfig
 from serving.engine.vllm_engine import openai_body, openai_request, parse_flags
 
+pytestmark = pytest.mark.slow
+
 
 def parameters(function: Any) -> list[str]:
     return list(inspect.signature(function).parameters)

@@ -22,7 +22,7 @@ from serving.gateway.tokenizer import INLINE_CHARS, PromptTokenizer
 MODELS = Path(__file__).parents[3] / ".cache" / "tierwise" / "models"
 MODEL = MODELS / "qwen2.5-coder-0.5b-instruct"
 needs_weights = pytest.mark.skipif(not MODEL.exists(), reason=f"{MODEL.name} is not fetched (python -m models fetch)")
-pytestmark = needs_weights
+pytestmark = [pytest.mark.slow, needs_weights]
 
 IM_START, IM_END = 151644, 151645
 CONTROL_IDS = frozenset(range(151643, 151657)) | frozenset(range(151659, 151665))  # all but <tool_call>, </tool_call>

@@ -408,6 +408,7 @@ SCRIPTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 async def test_any_mix_of_faults_books_every_call_once_and_never_shows_a_cut_answer_as_whole(
     seed: int, a, b, build: Build

@@ -12,6 +12,8 @@ from serving.ledger.store import Store
 from tests.serving.ledger.examples import example
 from tests.serving.ledger.postgres import PostgresServer, postgres_server
 
+pytestmark = pytest.mark.slow
+
 PATIENCE_S = 60.0
 
 

@@ -12,6 +12,8 @@ import pytest
 
 from serving.process.children import ChildGuard, marked
 
+pytestmark = pytest.mark.slow
+
 # A holder with a child in a session of its own, which no signal to the holder's group would reach.
 HOLDER = """
 import subprocess, sys, time

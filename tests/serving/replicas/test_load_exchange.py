@@ -79,6 +79,7 @@ async def test_process_that_falls_silent_is_forgotten_with_its_bookings(forwarde
         assert one.others == 0
 
 
+@pytest.mark.slow
 async def test_forwarder_that_was_replaced_is_found_again() -> None:
     code = (
         "import asyncio, sys; from serving.replicas.load_exchange import Forwarder; "
