@@ -320,7 +320,7 @@ async def test_lost_events_and_an_engine_restarted_in_place_leave_no_ghost(weigh
                 assert follower.counts.purges == 0
             async with engine_at(folder, port, weights) as client:
                 await complete(client, prompts[3])
-                await asyncio.sleep(1)
+                await asyncio.sleep(1)  # the follower has to notice that the numbers begin again
                 await until(lambda: believed(follower, prompts[3]) == 4, 10)
                 assert [believed(follower, p) for p in prompts[:3]] == [0, 0, 0]
                 assert follower.counts.restarts >= 1

@@ -213,7 +213,7 @@ async def call_app(app: Any, plan: Plan, headers: dict[str, str], leave: Callabl
     }
     task = asyncio.create_task(app(scope, receive, send))
     if plan.kind == "left_in_hold":
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # a client that waits a little and leaves
         gone.set()
     await task
     return status, bytes(sent)

@@ -47,7 +47,7 @@ async def test_every_turn_sends_all_that_was_said_before() -> None:
         nonlocal at_once, most_at_once
         at_once += 1
         most_at_once = max(most_at_once, at_once)
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # lets the other sessions in
         at_once -= 1
         turns = seen.setdefault(session, [])
         turns.append([message["content"] for message in messages])

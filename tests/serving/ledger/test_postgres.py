@@ -60,7 +60,7 @@ def test_server_killed_while_rows_are_written_loses_none_and_doubles_none(
                 ledger.record(example(number))
                 if number == 500:
                     half_way.set()
-                time.sleep(0.0005)
+                time.sleep(0.0005)  # spreads the rows over the time in which the server dies
 
         writer = threading.Thread(target=write)
         writer.start()
