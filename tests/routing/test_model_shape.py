@@ -29,7 +29,7 @@ shapes = st.builds(
 @pytest.mark.parametrize(
     ("name", "total_bytes"),
     [
-        # total_size in model.safetensors.index.json on the hub; of the embedded ones the converted file less its header
+        # total_size in model.safetensors.index.json on the hub. For embedded ones, the converted file minus its header
         ("qwen2.5-7b-instruct", 15_231_233_024),
         ("qwen2.5-coder-0.5b-instruct", 1_260_334_848),
         ("qwen2.5-coder-1.5b-instruct", 3_554_176_000),

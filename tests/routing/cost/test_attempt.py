@@ -260,7 +260,7 @@ def busy_by_union(stays: list[tuple[float, float]]) -> float:
 
 
 def run(stays: list[tuple[float, float]]) -> tuple[SharedClock, list[float]]:
-    """Play (enter, leave) times in order; each request's share."""
+    """Each request's share, after (enter, leave) times in order."""
     clock = SharedClock()
     events = sorted(
         [(start, 0, i) for i, (start, _) in enumerate(stays)] + [(end, 1, i) for i, (_, end) in enumerate(stays)]

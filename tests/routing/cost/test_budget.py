@@ -1,4 +1,4 @@
-"""Budgets decide by what is spent and reserved; windows are UTC's; nothing unknown is taken for free."""
+"""Budgets decide by what is spent and reserved. Windows are in UTC. Nothing unknown counts as free."""
 
 from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any

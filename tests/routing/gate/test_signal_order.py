@@ -1,4 +1,4 @@
-"""The walk: stop as soon as the ruling is clear, pay only for what can still pay back, promise for the whole of it."""
+"""The sequence of steps stops once the ruling is clear and pays only for what can pay back. One promise covers it."""
 
 import numpy as np
 import pytest

@@ -94,7 +94,7 @@ def test_labels_needed_is_the_first_count_that_suffices(target: float, error_rat
 
 
 def test_threshold_by_hand() -> None:
-    # 100 labels, target 10 %, error rate 5 %: P(X <= 4 | 100, .1) = .024 <= .05 < P(X <= 5) = .058, so 4 bad may show.
+    # 100 labels, target 10 %, error 5 %: P(X <= 4 | 100, 0.1) = 0.024 <= 0.05 < P(X <= 5) = 0.058, so 4 bad may show.
     assert most_events(100, 0.10, 0.05) == 4
     p = np.linspace(1, 0.01, 100)
     bad = np.zeros(100)
@@ -148,7 +148,7 @@ def test_promise_holds_in_95_of_100_resamples() -> None:
 
 
 def test_a_score_that_means_nothing_at_its_top_is_bent_down() -> None:
-    """Platt's curve must rise to 1 with the score; here the truth stays at .7 from the middle on."""
+    """Platt's curve must rise to 1 with the score. Here the truth stays at 0.7 from the middle on."""
     rng = np.random.default_rng(8)
     score = rng.uniform(-3, 3, 6000)
     happened = (rng.random(6000) < np.minimum(sigmoid(2 * score), 0.7)).astype(float)
@@ -169,7 +169,7 @@ def test_probability_grows_with_the_score(seed: int, n: int) -> None:
 
 
 def test_categories_with_too_few_labels_share_one_promise() -> None:
-    """500 labels prove 2 % alone, even with a bad draft shown; three times 120 do not, and do together."""
+    """500 labels prove 2 % alone, even with a bad draft shown. Three times 120 do not, and do together."""
     names = ["big"] * 500 + ["a"] * 120 + ["b"] * 120 + ["c"] * 120
     p, bad = np.linspace(1, 0, len(names)), np.zeros(len(names))
     targets = dict.fromkeys(("big", "a", "b", "c"), 0.02)

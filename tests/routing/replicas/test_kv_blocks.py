@@ -1,4 +1,4 @@
-"""kv_blocks: keys tell prefixes and tenants apart; the index says what replicas hold, and no more."""
+"""kv_blocks: keys tell prefixes and tenants apart. The index says what replicas hold, and no more."""
 
 import random
 from collections import OrderedDict

@@ -63,7 +63,7 @@ def test_impossible_observations_are_ignored() -> None:
 
 
 def test_what_a_replica_is_sent_does_not_change_how_fast_it_looks() -> None:
-    """Each request costs .1 s and 1 s per 2,000 tokens; one replica gets cached prompts, the other new ones."""
+    """Each request costs 0.1 s and 1 s per 2,000 tokens. One replica gets cached prompts, the other new ones."""
     tier = PrefillRate()
     cached, new = ReplicaSpeed(tier), ReplicaSpeed(tier)
     for _ in range(100):
@@ -101,7 +101,7 @@ def test_chance_makes_no_replica_slow() -> None:
 
 
 def test_slow_first_prompts_do_not_mark_a_replica_as_slow() -> None:
-    """An engine compiles and allocates while it answers them; whoever had more of them is as fast as the others."""
+    """An engine compiles and allocates while it answers them. Whoever had more of them is as fast as the others."""
     tier = PrefillRate()
     lucky, unlucky = ReplicaSpeed(tier), ReplicaSpeed(tier)
     for number in range(16):
@@ -140,7 +140,7 @@ def test_booking_twice_counts_once() -> None:
 
 
 def test_first_token_corrects_the_queue() -> None:
-    """The prior said one second each; the first took four, so the second is expected to take longer than a second."""
+    """The prior said one second each. The first took four, so the second is expected to take longer than a second."""
     load = loaded()
     load.book("a", 1000, 1000, now=0.0)
     load.book("b", 1000, 1000, now=0.0)

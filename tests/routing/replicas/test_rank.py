@@ -175,7 +175,7 @@ def test_cost_is_the_sum_of_its_parts_and_orders_the_list(fleet, prompt, situati
 @given(FLEETS, PROMPTS, st.fixed_dictionaries(SITUATIONS), st.integers(1, 8000))
 def test_more_cached_never_ranks_worse(fleet, prompt, situation, more) -> None:  # type: ignore[no-untyped-def]
     target = next(state for state in fleet if state.healthy)
-    # Loading from host memory can be slower than computing; only cached tokens are free.
+    # Loading from host memory can be slower than computing. Only cached tokens are free.
     before = [state._replace(host_tokens=0) for state in fleet]
     after = [
         state._replace(cached_tokens=state.cached_tokens + more) if state.replica_id == target.replica_id else state
@@ -196,7 +196,7 @@ def test_a_replica_that_is_worse_in_every_part_never_wins(fleet, prompt, situati
 def test_a_twin_with_a_longer_queue_and_less_cached_comes_second(state, prompt, situation, wait_s, tokens) -> None:  # type: ignore[no-untyped-def]
     state = state._replace(healthy=True, host_tokens=0, wait_s=state.wait_s or 0.0)
     assume(state.cached_tokens >= tokens)
-    # Unseen work is poured at random on purpose; everything else must agree.
+    # Unseen work is poured at random on purpose. Everything else must agree.
     situation = {**situation, "unseen_work_s": 0.0, "followed_ratio": min(0.6, situation["followed_ratio"])}
     worse = state._replace(replica_id="worse", wait_s=state.wait_s + wait_s, cached_tokens=state.cached_tokens - tokens)
     assert rank_replicas(prompt, [worse, state], CONFIG, **situation)[0].replica_id == state.replica_id

@@ -1,4 +1,4 @@
-"""Equations of a draft are worked out again; anything else is left alone."""
+"""Equations of a draft are worked out again. Anything else is left alone."""
 
 import pytest
 from hypothesis import given

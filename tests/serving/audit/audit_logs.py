@@ -11,7 +11,7 @@ from serving.commands.audit import add_arguments, audit
 
 
 def write(path: Path, rows: Iterable[Mapping[str, Any] | str]) -> Path:
-    """One line a row; text is written as it is."""
+    """One line a row. Text is written as it is."""
     path.write_text("".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows))
     return path
 

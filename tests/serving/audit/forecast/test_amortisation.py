@@ -11,7 +11,7 @@ RATES = EngineRates(prefill_tokens_per_s=20_000, decode_tokens_per_s=2_500)
 
 
 def test_busy_second_carries_the_idle_time() -> None:
-    # $3.60 an hour is a tenth of a cent a second; busy a quarter of the time, each busy second pays for four.
+    # $3.60 an hour is a tenth of a cent a second. Busy a quarter of the time, each busy second pays for four.
     assert EngineRent(usd_per_hour=3.6, utilisation_ratio=0.25).usd_per_busy_s == pytest.approx(0.004)
 
 
@@ -27,9 +27,10 @@ def test_busy_and_idle_dollars_are_the_rent(usd_per_hour: float, utilisation: fl
 def test_router_at_a_hundredth_of_a_cent_holds_only_while_the_gpu_is_busy() -> None:
     """A 1-3B router at about $0.0001 a request: 1,000 prompt tokens at 40,000 tokens/s on a $1.50 GPU.
 
-    The claim is true of a GPU that is about 10 % busy (25.2 ms of $1.50 an hour are $0.0000105; over .1 it is
-    $0.000105). It is too rosy for a small service: a router with a GPU of its own that scores 10,000 requests a month
-    costs 11 cents a request, a thousand times the claim, so at low volume it must share tier 1's GPU.
+    The claim is true of a GPU that is about 10 % busy (25.2 ms of $1.50 an hour are $0.0000105, and over 0.1
+    that is $0.000105). It is too optimistic for a small service. A router with a GPU of its own that scores
+    10,000 requests a month costs 11 cents a request, a thousand times the claim. So at low volume it must share tier
+    1's GPU.
     """
     rates = EngineRates(prefill_tokens_per_s=40_000, decode_tokens_per_s=5_000)
     busy = EngineRent(usd_per_hour=1.5, utilisation_ratio=0.1)

@@ -8,7 +8,7 @@ from serving.audit.forecast.break_even import Plan, break_even
 
 
 def test_break_even_by_hand() -> None:
-    # A replica at $2 for 730 hours is $1,460; every request saves 2 cents: 73,000 requests.
+    # A replica at $2 for 730 hours is $1,460. Every request saves 2 cents: 73,000 requests.
     plan = Plan(now_usd=0.03, paid_usd=0.01, busy_s=0.1, replica_usd_per_hour=2.0)
     found = break_even(plan)
     assert found is not None

@@ -32,7 +32,7 @@ def test_dollars_of_a_scenario_by_hand(tmp_path: Path) -> None:
     # $3.60 an hour is a tenth of a cent a second.
     assert expected.total_usd == pytest.approx(10_000 * 0.001 + 1000 * 0.0001 + 0.01 * now_usd)
     assert expected.saved_ratio == pytest.approx(1 - (10.1 + 0.01 * now_usd) / now_usd)
-    # A month of rent is 730 * 3.6; a request saves its price less router and shadow.
+    # A month of rent is 730 * 3.6. A request saves its price less router and shadow.
     saving = (now_usd * 0.99) / 1000 - 0.0001
     assert expected.break_even is not None
     assert expected.break_even.first_requests == pytest.approx(730 * 3.6 / saving, rel=1e-6)

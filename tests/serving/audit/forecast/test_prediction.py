@@ -59,7 +59,7 @@ def test_later_half_is_predicted_from_the_earlier_one_within_a_tenth(tmp_path: P
 
 
 def test_what_is_sent_up_may_be_longer_than_what_is_kept(tmp_path: Path) -> None:
-    """A share of requests would forecast five eighths of this bill; a share of dollars forecasts all of it."""
+    """A share of requests would forecast five eighths of this bill. A share of dollars forecasts all of it."""
     draw = random.Random(1)
     rows = [ledger_row(draw, number, escalated_ratio=float(number % 2)) for number in range(2000)]
     for row in rows[1::2]:

@@ -54,12 +54,12 @@ def test_shadow_share_spends_its_budget_and_no_more(budget_usd: float, kept: flo
 
 
 def test_support_desk_330x_is_right_arithmetic_on_a_price_that_nobody_pays() -> None:
-    """A seat of 10,000 calls a month and 500 tokens: $25,000 or $5,000 of tokens against 50 GPU hours at $0.50-1.50.
+    """One user with 10,000 calls a month of 500 tokens: $25,000 or $5,000 of tokens against 50 GPU hours at $0.50-1.50.
 
-    25,000 / 75 is the 330x of the field. Too rosy thrice: $5 per 1,000 tokens is $5,000 per million, where list prices
-    of 2026 are single dollars; 50 hours assume that the GPU is handed back between the calls, while a desk that may be
-    asked at any time pays for all 730; and the 50 hours run at 28 tokens/s, so the same GPU would serve hundreds of
-    seats: the ratio comes from the volume that fills it, not from one seat.
+    25,000 / 75 is the 330x of the field. It is too optimistic in three ways. $5 per 1,000 tokens is $5,000 per million,
+    where list prices of 2026 are single dollars. 50 hours assume that the GPU is handed back between the calls, but a
+    service that may be called at any time pays for all 730. And the 50 hours run at 28 tokens/s, so the same GPU would
+    serve hundreds of users: the ratio comes from the volume that fills it, not from one user.
     """
     tokens = 10_000 * 500
     seat_usd = {per_1k: tokens / 1000 * per_1k for per_1k in (5, 1)}
@@ -72,7 +72,7 @@ def test_support_desk_330x_is_right_arithmetic_on_a_price_that_nobody_pays() -> 
     opus = TokenPrice(input_usd=4, output_usd=20, source="list price of Claude Opus 5.5", as_of="2026-09-23")
     list_usd = 10_000 * opus.usd(Usage(input_tokens=400, output_tokens=100))
     assert list_usd == pytest.approx(36)
-    assert list_usd / gpu_usd[1.5] < 0.5  # at a list price one seat's GPU hours cost twice its tokens
+    assert list_usd / gpu_usd[1.5] < 0.5  # at a list price one user's GPU hours cost twice its tokens
     assert list_usd / (MONTH_HOURS * 1.5) == pytest.approx(1 / 30, rel=0.02)  # and the GPU that stays up, thirty times
     assert tokens / (50 * 3600) == pytest.approx(27.8, abs=0.1)
 
@@ -82,7 +82,7 @@ def test_multiplied_savings_are_larger_than_the_bill_that_they_can_reach() -> No
 
     Multiplied: 0.10 * 0.3 * 0.5 * 0.5 = $0.0075, 13x. But caching and kernels work on tier 1's part of the bill alone,
     and after routing the frontier's three cents are nearly all of it. What is left to save there is the escalation
-    rate; a factor may only be multiplied with what it acts on.
+    rate. A factor may only be multiplied with what it acts on.
     """
     multiplied_usd = 0.10 * 0.3 * 0.5 * 0.5
     assert multiplied_usd == pytest.approx(0.0075)

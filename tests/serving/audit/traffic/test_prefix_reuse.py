@@ -40,7 +40,7 @@ def test_hits_are_those_of_the_replica_benchmark_at_every_size(tmp_path: Path, c
     requests = read_trace(log, BLOCK)
     for cache in found.caches:
         blocks = None if cache.capacity_tokens is None else cache.capacity_tokens // BLOCK
-        # Hits cap at all but one token; the unbounded estimate knows blocks alone, a few tokens more.
+        # Hits cap at all but one token. The unbounded estimate knows blocks alone, a few tokens more.
         assert cache.hit_ratio == pytest.approx(ceiling_hit_rate(requests, blocks, BLOCK), abs=2e-4)
 
 

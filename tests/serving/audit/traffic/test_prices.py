@@ -1,4 +1,4 @@
-"""Which price a call pays: standard, batch, long prompts; and what is not in the table has none."""
+"""Which price a call pays: standard, batch, long prompts. What is not in the table has no price."""
 
 import pytest
 from pydantic import ValidationError
