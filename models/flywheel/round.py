@@ -24,7 +24,7 @@ from models.flywheel.promote import add_registry
 from models.flywheel.refused import Refused
 from models.flywheel.registry import ArtefactKind, ArtefactManifest, Registry, code_revision, now
 from models.flywheel.steps import start_canary, watch_release
-from models.heads import calibrate
+from models.heads.calibrate import Promise, calibrate_artefact
 from models.heads.pairs import data_sha256
 from models.heads.train import ROUTER_FOREST
 from models.heads.train_panel import train_panel
@@ -111,7 +111,7 @@ def try_candidate(registry: Registry, pairs: Sequence[Pair], args: argparse.Name
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made) / "head"
         head = train_panel(HeadKind.ROUTER, [("flywheel", train)], ROUTER_FOREST, folder, args.seed)
-        calibrate_on(folder, fit, args)
+        calibrate_artefact(folder, HeadKind.ROUTER, fit, Promise((args.quality_target,), seed=args.seed))
         manifest = ArtefactManifest(
             name=name,
             kind=ArtefactKind.ROUTER,
@@ -130,17 +130,6 @@ def try_candidate(registry: Registry, pairs: Sequence[Pair], args: argparse.Name
         return {"trained": True, "name": name, "refused": refused.reasons, "why": str(refused)}
     start_canary(registry, name, args.canary_ratio, detail=comparison.model_dump(mode="json"))
     return {"trained": True, "name": name, "comparison": comparison.model_dump(mode="json")}
-
-
-def calibrate_on(folder: Path, pairs: Sequence[Pair], args: argparse.Namespace) -> None:
-    """What `python -m models calibrate` does, on these pairs."""
-    file = folder.parent / "calibration.jsonl"
-    file.write_text("".join(pair.model_dump_json() + "\n" for pair in pairs), encoding="utf-8")
-    parser = argparse.ArgumentParser()
-    calibrate.add_arguments(parser)
-    target = str(args.quality_target)
-    options = ["--artefact", str(folder), "--pairs", str(file), "--quality-target", target, "--seed", str(args.seed)]
-    calibrate.run(parser.parse_args(options))
 
 
 def split_in_time(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Pair], list[Pair]]:

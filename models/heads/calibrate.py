@@ -73,36 +73,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> str:
-    """Calibrate, rewrite the manifest, report."""
-    panel = open_panel(args.artefact, args.kind)
-    seen = read_questions(args.artefact, args.kind)
-    offered = [pair for path in args.pairs for pair in load_pairs(path)]
-    pairs = [pair for pair in offered if question_key(pair.prompt) not in seen]
-    if not pairs:
-        raise NothingToCalibrate(
-            f"all {len(offered)} pairs were trained on; train with --holdout-ratio 0.3 or bring other labels"
-        )
-    manifest = calibrate(
-        panel,
-        pairs,
+    """Calibrate on the files of a command line and report as JSON."""
+    done = calibrate_artefact(
+        args.artefact,
+        args.kind,
+        [pair for path in args.pairs for pair in load_pairs(path)],
         Promise(
             tuple(args.quality_target), args.error_rate, args.seed, args.fit_ratio, args.together, args.signal_price
         ),
+        args.draft_price,
     )
-    if args.draft_price is not None and args.kind is HeadKind.ROUTER:
-        gate = open_panel(args.artefact, HeadKind.GATE)
-        manifest = with_joint(manifest, replace(panel, manifest=manifest), gate, pairs, args.draft_price)
-    write_manifest(args.artefact, manifest)
     return json.dumps(
         {
             "kind": args.kind,
             "quality_targets": args.quality_target,
-            "n_pairs": len(pairs),
-            "n_left_out": len(offered) - len(pairs),
+            "n_pairs": len(done.pairs),
+            "n_left_out": done.n_left_out,
             "seed": args.seed,
-            "share_of_frontier": {str(t): share_of_frontier(pairs, t) for t in args.quality_target},
-            "thresholds": [t.model_dump() for t in manifest.thresholds],
-            "joint": [j.model_dump() for j in manifest.joint],
+            "share_of_frontier": {str(t): share_of_frontier(done.pairs, t) for t in args.quality_target},
+            "thresholds": [t.model_dump() for t in done.manifest.thresholds],
+            "joint": [j.model_dump() for j in done.manifest.joint],
         },
         indent=1,
     )
@@ -118,6 +108,41 @@ class Promise:
     fit_ratio: float = 0.5
     together: bool = False
     signal_price: float = 0.1
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """The manifest as it was written, and the pairs that it was calibrated on."""
+
+    manifest: Manifest
+    pairs: Sequence[Pair]
+    n_left_out: int  # pairs whose questions were trained on
+
+
+def calibrate_artefact(
+    folder: Path, kind: HeadKind, offered: Sequence[Pair], promise: Promise, draft_price: float | None = None
+) -> Calibrated:
+    """Calibrate an artefact on those of the offered pairs that it was not trained on, and rewrite its manifest.
+
+    draft_price: price of a draft as a share of a frontier answer's. For a router it adds joint thresholds, which read
+    the gate in the same folder. None: no joint thresholds.
+    Raises NothingToCalibrate when no pair is left.
+    """
+    panel = open_panel(folder, kind)
+    seen = read_questions(folder, kind)
+    if not offered:
+        raise NothingToCalibrate("no pairs to calibrate on; bring labels that training has not seen")
+    pairs = [pair for pair in offered if question_key(pair.prompt) not in seen]
+    if not pairs:
+        raise NothingToCalibrate(
+            f"all {len(offered)} pairs were trained on; train with --holdout-ratio 0.3 or bring other labels"
+        )
+    manifest = calibrate(panel, pairs, promise)
+    if draft_price is not None and kind is HeadKind.ROUTER:
+        gate = open_panel(folder, HeadKind.GATE)
+        manifest = with_joint(manifest, replace(panel, manifest=manifest), gate, pairs, draft_price)
+    write_manifest(folder, manifest)
+    return Calibrated(manifest, pairs, len(offered) - len(pairs))
 
 
 def calibrate(panel: Panel, pairs: Sequence[Pair], promise: Promise) -> Manifest:
