@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Never
 
 from models.errors import ModelsError
+from serving.errors import StackError
 
 COMMANDS = {
     # name: (module, what it does)
@@ -50,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, _stop)
     try:
         print(import_module(COMMANDS[args.command][0]).run(args))
-    except ModelsError as error:
+    except (ModelsError, StackError) as error:  # StackError: a ledger or an artefact, read by the code that serves
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from models.data.dedup import unique
-from models.errors import ModelsError
 from models.flywheel.candidate import judge_head
 from models.flywheel.export import read_lessons
 from models.flywheel.labels import cap_tenants, graded_pairs, not_believed, read_references
@@ -32,7 +31,6 @@ from routing.heads.evidence import HeadKind
 from routing.learning.labels import Pair, without_questions
 from routing.learning.promotion import Margins
 from routing.records import RequestRecord
-from serving.errors import StackError
 from serving.ledger.config import LedgerConfig
 from serving.ledger.reader import LedgerReader
 
@@ -90,12 +88,10 @@ def one_round(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def read_records(config: LedgerConfig, since: datetime) -> Sequence[RequestRecord]:
-    """The live rows. Raises ModelsError when the ledger cannot be read."""
+    """The live rows. Raises ConfigInvalid when there is no ledger to read."""
     reader = LedgerReader(config)
     try:
         return list(reader.requests(since=since))
-    except StackError as error:
-        raise ModelsError(error.message) from error
     finally:
         reader.close()
 

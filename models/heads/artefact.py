@@ -9,24 +9,19 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from models.errors import ModelsError
 from routing.heads.evidence import HeadKind
 from routing.heads.head import Head, tensors_of
 from routing.heads.manifest import Manifest
 from serving.artefacts.heads import manifest_path, read_panel, tensors_path
-from serving.errors import ConfigInvalid
 
 QUESTIONS = "questions"  # uint8 (n, 16): keys of the questions trained on, so that calibration can leave them out
 
 
-class ArtefactInvalid(ModelsError):
-    """An artefact was refused; the message names the file and the reason."""
-
-
 def write_artefact(folder: Path, manifest: Manifest, heads: Sequence[Head], questions: Sequence[str]) -> Manifest:
-    """Write both files and read them back; returns the manifest with the hash of what was written.
+    """Write both files and read them back. Returns the manifest with the hash of what was written.
 
     manifest: its tensors_sha256 is replaced. A reader between the two writes sees a wrong hash and refuses.
+    Raises ConfigInvalid when what was written cannot be read back.
     """
     tensors: dict[str, NDArray[np.generic]] = {
         QUESTIONS: np.frombuffer(bytes.fromhex("".join(questions)), dtype=np.uint8).reshape(len(questions), -1)
@@ -38,10 +33,7 @@ def write_artefact(folder: Path, manifest: Manifest, heads: Sequence[Head], ques
     folder.mkdir(parents=True, exist_ok=True)
     _replace(tensors_path(folder, manifest.kind), content)
     write_manifest(folder, written)
-    try:
-        read_panel(folder, manifest.kind)
-    except ConfigInvalid as error:
-        raise ArtefactInvalid(error.message) from error
+    read_panel(folder, manifest.kind)
     return written
 
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from models.errors import ModelsError
 from models.heads.artefact import read_questions, write_manifest
 from models.heads.pairs import load_pairs
-from models.heads.score import open_panel
 from routing.gate.signal_order import highest_threshold, looks_taken
 from routing.heads.calibration import ERROR_RATE, bad_ratio_for, choose_thresholds, fit_calibration, log_odds
 from routing.heads.evidence import Evidence, HeadKind, Reads, evidence_of
@@ -24,6 +23,7 @@ from routing.heads.head import Panel
 from routing.heads.manifest import JointThresholds, Look, Manifest, ThresholdSet
 from routing.learning.labels import Pair, fold_of, question_key
 from routing.learning.quality import frontier_ratio_for, quality_curve
+from serving.artefacts.heads import read_panel
 
 # train-router leaves the lowest folds of its seed to the calibration: parted by the same seed again, all of them would
 # fit probabilities and none would choose thresholds.
@@ -126,9 +126,9 @@ def calibrate_artefact(
 
     draft_price: price of a draft as a share of a frontier answer's. For a router it adds joint thresholds, which read
     the gate in the same folder. None: no joint thresholds.
-    Raises NothingToCalibrate when no pair is left.
+    Raises NothingToCalibrate when no pair is left, ConfigInvalid for an artefact that cannot be read.
     """
-    panel = open_panel(folder, kind)
+    panel = read_panel(folder, kind)
     seen = read_questions(folder, kind)
     if not offered:
         raise NothingToCalibrate("no pairs to calibrate on; bring labels that training has not seen")
@@ -139,7 +139,7 @@ def calibrate_artefact(
         )
     manifest = calibrate(panel, pairs, promise)
     if draft_price is not None and kind is HeadKind.ROUTER:
-        gate = open_panel(folder, HeadKind.GATE)
+        gate = read_panel(folder, HeadKind.GATE)
         manifest = with_joint(manifest, replace(panel, manifest=manifest), gate, pairs, draft_price)
     write_manifest(folder, manifest)
     return Calibrated(manifest, pairs, len(offered) - len(pairs))

@@ -4,12 +4,9 @@ import argparse
 import json
 from pathlib import Path
 
-from models.heads.artefact import ArtefactInvalid
 from models.heads.pairs import load_pairs
 from routing.heads.evidence import HeadKind, evidence_of
-from routing.heads.head import Panel
 from serving.artefacts.heads import read_panel
-from serving.errors import ConfigInvalid
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,18 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> str:
     """One line a pair: its id and category, and the fields of routing.heads.head.Scores."""
-    panel = open_panel(args.artefact, args.kind)
+    panel = read_panel(args.artefact, args.kind)
     lines = []
     for pair in load_pairs(args.pairs):
         shown = pair.model_copy(update={"other_answers": pair.other_answers[: args.max_answers]})
         scores = panel.score(evidence_of(shown, args.kind))
         lines.append(json.dumps({"id": pair.id, "category": pair.category, **scores.model_dump()}))
     return "\n".join(lines)
-
-
-def open_panel(folder: Path, kind: HeadKind) -> Panel:
-    """`read_panel` with the refusal as an error of this package."""
-    try:
-        return read_panel(folder, kind)
-    except ConfigInvalid as error:
-        raise ArtefactInvalid(error.message) from error
