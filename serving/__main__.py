@@ -41,7 +41,7 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit status. A named error is one line, not a traceback."""
+    """Run one command and return the exit status. A named error is one line, not a traceback."""
     arguments = sys.argv[1:] if argv is None else argv
     args = parser(arguments[0] if arguments else None).parse_args(arguments)
     try:

@@ -75,7 +75,7 @@ class Budgets:
         self._thread = BudgetThread(self._store, config.refresh_s, now, self._deliver, self._know)
 
     async def admit(self, principal: Principal, call: Call) -> Call:
-        """The call as its budgets allow it; whoever gets it settles or releases it, however it ends.
+        """Return the call as its budgets allow it. Whoever gets it settles or releases it, however it ends.
 
         Raises BudgetExceeded, BudgetReserved, and LedgerUnavailable when the database is away and the ledger is
         configured to refuse then.
