@@ -21,11 +21,11 @@ class ModelsError(Exception):
 
 
 class CatalogInvalid(ModelsError):
-    """The catalog was refused; the message names the field."""
+    """The catalog was refused. The message names the field."""
 
 
 class UnknownModel(ModelsError):
-    """The name is not in the catalog; the message lists those that are."""
+    """The name is not in the catalog. The message lists those that are."""
 
 
 class FetchError(ModelsError):
@@ -33,7 +33,7 @@ class FetchError(ModelsError):
 
 
 class SourceUnavailable(FetchError):
-    """One source could not give the model; why is for the list in NoSource."""
+    """One source could not give the model. NoSource lists the reason."""
 
 
 class HashMismatch(FetchError):
@@ -47,7 +47,7 @@ class HashMismatch(FetchError):
 
 
 class NoSource(FetchError):
-    """No source had the model; the message lists each with its reason."""
+    """No source had the model. The message lists each with its reason."""
 
 
 class DiskFull(FetchError):

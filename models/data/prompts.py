@@ -7,7 +7,7 @@ from models.errors import ModelsError
 
 
 class EvaluationLeak(ModelsError):
-    """Prompts of an evaluation set are in the export; the message names the set and the samples."""
+    """Prompts of an evaluation set are in the export. The message names the set and the samples."""
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -1,6 +1,6 @@
-"""Which candidate may be promoted: whole, trained on nobody's poison and no held-out prompt, and better.
+"""Checks a candidate before promotion: files intact, no poisoned or held-out training data, better than what runs.
 
-Refused by name otherwise; routing/learning/promotion.py has the arithmetic.
+Any other candidate is refused by name. routing/learning/promotion.py has the arithmetic.
 """
 
 import json

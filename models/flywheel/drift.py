@@ -16,7 +16,6 @@ from models.errors import ModelsError
 from models.flywheel.export import instant
 from routing.learning.drift import Drift, DriftConfig, drift
 from routing.records import RequestRecord
-from serving.errors import StackError
 from serving.ledger.config import LedgerConfig
 from serving.ledger.reader import LedgerReader
 
@@ -37,7 +36,7 @@ class Drifted(ModelsError):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which books, which two stretches of time."""
+    """Add the options for the ledger and the two stretches of time."""
     parser.add_argument("--ledger", required=True, metavar="URL", help="as ledger.url of the profile")
     parser.add_argument("--spool", default=None, metavar="DIR", help="as ledger.spool_dir; needed with Postgres")
     parser.add_argument("--calibrated-since", type=instant, required=True, help="first moment of the labels, ISO 8601")
@@ -51,8 +50,6 @@ def run(args: argparse.Namespace) -> str:
     try:
         before = read(reader, args.calibrated_since, args.calibrated_until)
         live = read(reader, args.live_since or args.calibrated_until, None)
-    except StackError as error:
-        raise ModelsError(error.message) from error
     finally:
         reader.close()
     found = drifts(before, live, DriftConfig())

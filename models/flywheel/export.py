@@ -1,6 +1,6 @@
 """`python -m models export`: training sets from the ledger's samples, redacted, without duplicates, split by time.
 
-An export that holds a prompt of an evaluation set fails and names the set; nothing is written then.
+An export that holds a prompt of an evaluation set fails and names the set. Nothing is written then.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> str:
     """Export and say how much became of what."""
-    samples, feedback = read_lessons(LedgerConfig(url=args.ledger, spool_dir=args.spool), args.since)
+    samples, feedback = read_samples(LedgerConfig(url=args.ledger, spool_dir=args.spool), args.since)
     references = {} if args.references is None else read_references(args.references)
     sets = {str(path): read_prompts(path) for path in args.eval_set}
     lines, report = make_export(args.kind, samples, feedback, references, sets)
@@ -72,14 +72,14 @@ def run(args: argparse.Namespace) -> str:
     return json.dumps({**report, "n_train": len(train), "n_heldout": len(heldout), "out": str(args.out)}, indent=1)
 
 
-def read_lessons(config: LedgerConfig, since: datetime | None = None) -> tuple[list[Sample], list[Feedback]]:
-    """What there is to learn from. Raises LedgerAway."""
+def read_samples(config: LedgerConfig, since: datetime | None = None) -> tuple[list[Sample], list[Feedback]]:
+    """Read the samples and the feedback. Raises LedgerAway."""
     try:
-        lessons = SampleStore(config)
+        store = SampleStore(config)
         try:
-            return lessons.all_samples(since), lessons.all_feedback(since)
+            return store.all_samples(since), store.all_feedback(since)
         finally:
-            lessons.close()
+            store.close()
     except (StorageDown, ConfigInvalid) as error:
         raise LedgerAway(str(error)) from error
 

@@ -32,7 +32,7 @@ ALLOWED: Final = frozenset({".json", ".safetensors", ".png", ".md", ".txt", ".ji
 
 
 class RegistryInvalid(ModelsError):
-    """The registry cannot be read; the message names the file."""
+    """The registry cannot be read. The message names the file."""
 
 
 class ArtefactKind(StrEnum):
@@ -177,7 +177,7 @@ def read_release(path: Path) -> Release:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """The whole file or the old one, whoever looks when."""
+    """Replace a file by one rename, so that a reader sees the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.name}.part")
     half.write_text(text, encoding="utf-8")

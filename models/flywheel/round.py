@@ -1,7 +1,7 @@
-"""`python -m models flywheel once|watch`: look at what runs, learn from new labels, promote what measures better.
+"""`python -m models flywheel once|watch`: check what runs, learn from new labels, promote what measures better.
 
-One round: roll back a release that has turned or finish a canary that has not; then, when there are enough new labels,
-train and calibrate a router head on the earlier ones and let it try for promotion on the latest.
+A round first rolls back a release that has got worse, or finishes a canary that has not. When there are enough new
+labels it trains and calibrates a router head on the earlier ones. The latest labels decide on its promotion.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from typing import Any
 
 from models.data.dedup import unique
 from models.flywheel.candidate import judge_head
-from models.flywheel.export import read_lessons
+from models.flywheel.export import read_samples
 from models.flywheel.labels import cap_tenants, graded_pairs, not_believed, read_references
 from models.flywheel.monitor import LiveMargins, live_by_version
 from models.flywheel.promote import add_registry
@@ -40,7 +40,7 @@ TRAIN_SHARE, CALIBRATE_SHARE = 0.5, 0.3  # of the labels in time; the rest, the 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Once or for ever, with which books, when a candidate is worth training."""
+    """Add the options: once or for ever, which ledger, when a candidate is worth training."""
     add_registry(parser)
     parser.add_argument("mode", choices=["once", "watch"])
     parser.add_argument("--ledger", required=True, metavar="URL", help="as ledger.url of the profile")
@@ -70,7 +70,7 @@ def one_round(args: argparse.Namespace) -> dict[str, Any]:
     """What was seen and done."""
     config = LedgerConfig(url=args.ledger, spool_dir=args.spool)
     registry = Registry(args.registry)
-    samples, feedback = read_lessons(config)
+    samples, feedback = read_samples(config)
     references = {} if args.references is None else read_references(args.references)
     graded = graded_pairs(samples, feedback, references)
     pairs, cut = cap_tenants(unique(graded, [pair.prompt for pair in graded]))

@@ -102,7 +102,7 @@ def newest_artefact(release: Release) -> str | None:
 
 
 def watch_release(registry: Registry, live: dict[int, Live], margins: LiveMargins) -> str | None:
-    """One look at what runs: roll back what has turned, promote a canary that has not; what was done, or None."""
+    """Roll back a release that has got worse, promote a canary that has not. Returns what was done, or None."""
     release = registry.release()
     newest = release.canary or release.stable
     before = release.stable.version if release.canary is not None else release.stable.parent

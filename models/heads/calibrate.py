@@ -35,7 +35,7 @@ class NothingToCalibrate(ModelsError):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which artefact, which labels, which promise."""
+    """Add the options for the artefact, the labels and the promise."""
     parser.add_argument("--artefact", type=Path, required=True, metavar="DIR", help="its manifest is rewritten")
     parser.add_argument("--kind", type=HeadKind, choices=list(HeadKind), default=HeadKind.ROUTER)
     parser.add_argument("--pairs", type=Path, nargs="+", required=True, metavar="FILE")
@@ -44,10 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         nargs="+",
         default=[0.98],
-        help="shares of the frontier's quality to keep, 0..1; the dial's positions",
+        help="shares of the frontier's quality to keep, 0..1; thresholds are chosen for each",
     )
     parser.add_argument("--error-rate", type=float, default=ERROR_RATE, help="chance that any promise is broken, 0..1")
-    parser.add_argument("--seed", type=int, default=0, help="of the parts")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the split of the labels")
     parser.add_argument(
         "--fit-ratio",
         type=float,
@@ -63,12 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--signal-price",
         type=float,
         default=0.1,
-        help="of one dear signal of the gate, as a share of a frontier answer's",
+        help="price of one paid signal of the gate, as a share of a frontier answer's",
     )
     parser.add_argument(
         "--draft-price",
         type=float,
-        help="of a draft, likewise; for --kind router: also choose where a draft pays in front of this folder's gate",
+        help="a draft's price, likewise; for --kind router: also choose where a draft pays before this folder's gate",
     )
 
 
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> str:
 
 @dataclass(frozen=True)
 class Promise:
-    """What is to be kept, how surely, and how the labels are parted for it."""
+    """Says what is to be kept, how surely, and how the labels are split for it."""
 
     quality_targets: tuple[float, ...]
     error_rate: float = ERROR_RATE
@@ -146,7 +146,7 @@ def calibrate_artefact(
 
 
 def calibrate(panel: Panel, pairs: Sequence[Pair], promise: Promise) -> Manifest:
-    """The manifest with probabilities fitted on one part of the questions and thresholds chosen on the other."""
+    """Fit probabilities on one part of the questions and choose thresholds on the other. Returns the new manifest."""
     kind = panel.manifest.kind
     evidence = [evidence_of(pair, kind) for pair in pairs]
     part_seed = promise.seed + OWN_SEED
@@ -186,7 +186,9 @@ def all_reads(manifest: Manifest) -> tuple[Reads, ...]:
 
 
 def sequences(manifest: Manifest, signal_price: float) -> list[tuple[Look, ...]]:
-    """The walks to calibrate. A router looks once, with its model or without; a gate also after each dear signal.
+    """The sequences of steps to calibrate. A router takes one step, with its model or without.
+
+    A gate takes a further step after each paid signal.
 
     Logprobs come with the draft, so a gate that has them starts there.
     """
@@ -206,7 +208,7 @@ def fits(panel: Panel, reads: Reads, evidence: Evidence) -> bool:
 
 
 def looked(panel: Panel, looks: Sequence[Look], evidence: Evidence) -> list[float]:
-    """What each look says; 0 from the first on whose signal was not to be had, where serving rejects."""
+    """Score each step. From the first step whose signal is missing the score is 0, because serving rejects there."""
     ps: list[float] = []
     for look in looks:
         if not fits(panel, look.reads, evidence):
@@ -273,7 +275,7 @@ def cheapest_threshold(p: NDArray[np.float64], cost: NDArray[np.float64]) -> flo
 
 
 def mean_quality(grades: Sequence[float]) -> float:
-    """Mean of grades in 0..1; at least one."""
+    """Mean of grades in 0..1. At least one grade is needed."""
     return float(np.mean(grades))
 
 

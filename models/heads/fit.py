@@ -249,7 +249,7 @@ def _packed(trees: Sequence[Tree], values: Sequence[Floats]) -> Forest:
 def forest_weight(linear_scores: Floats, from_forest: Floats, pairs: Sequence[Pair]) -> float:
     """How much the forest counts beside the linear score: what recovers most of the gap out of fold.
 
-    On 754 pairs a forest over structure alone costs .03 APGR, on thousands, or with further answers, it adds: so it is
+    On 754 pairs a forest over structure alone costs 0.03 APGR. On thousands, or with further answers, it adds. So it is
     measured. The smallest weight within WORTH_A_FOREST of the best is taken.
     """
     tier1 = np.array([pair.tier1_quality for pair in pairs])
@@ -373,7 +373,7 @@ def fit_head(kind: HeadKind, name: str, pairs: Sequence[Pair], shape: ForestShap
 def better(scores: Floats, before: Floats, labels: Floats) -> bool:
     """Whether a stage's out-of-fold scores are nearer to the labels than before, by over one standard error.
 
-    A dear signal that teaches nothing on these labels would cost money and only add noise. (n, n_targets) each.
+    A paid signal that teaches nothing on these labels would cost money and only add noise. (n, n_targets) each.
     """
     saved = (((before - labels) ** 2) - ((scores - labels) ** 2)).mean(axis=1)
     return float(saved.mean()) > float(saved.std()) / float(np.sqrt(saved.size))

@@ -10,7 +10,7 @@ from routing.learning.labels import Pair, question_key, read_pairs
 
 
 class PairsInvalid(ModelsError):
-    """A file of pairs cannot be read; the message names the file and the line."""
+    """A file of pairs cannot be read. The message names the file and the line."""
 
 
 def load_pairs(path: Path) -> list[Pair]:

@@ -11,7 +11,7 @@ from routing.records import Record
 
 
 class TrainingInvalid(ModelsError):
-    """The training configuration was refused; the message names every wrong key."""
+    """The training configuration was refused. The message names every wrong key."""
 
 
 class LoraSection(Record):

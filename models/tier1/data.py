@@ -21,7 +21,7 @@ EVAL_FOLDS = 1000
 
 
 class ExamplesInvalid(ModelsError):
-    """A file of training examples cannot be read; the message names the file and the line."""
+    """A file of training examples cannot be read. The message names the file and the line."""
 
 
 class Example(Record):

@@ -1,7 +1,7 @@
 """LoRA weights kept in float32 and used in the dtype of the activations.
 
-Weights that are themselves bfloat16 lose most of an optimizer's step to rounding (of .02 the next number is .00012
-away), and a training on them diverged; activations cast up to float32 weights double the time of a step on a CPU.
+Weights that are themselves bfloat16 lose most of an optimizer's step to rounding (of 0.02 the next number is 0.00012
+away), and a training on them diverged. Activations cast up to float32 weights double the time of a step on a CPU.
 """
 
 from typing import Any
