@@ -12,8 +12,8 @@ from typing import Any
 from benchmarks.flywheel.figures import ALL, ENOUGH, document, shown
 from benchmarks.flywheel.operator import TurnFailed
 from benchmarks.flywheel.turn import Plan, turn
+from benchmarks.load.text_table import columns
 from benchmarks.run.card import make_card
-from benchmarks.run.section import columns
 
 RESULTS = Path("benchmarks/results")
 

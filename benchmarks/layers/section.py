@@ -6,9 +6,9 @@ from typing import Any
 from benchmarks.layers.play import measure as measure_layers
 from benchmarks.layers.row import SOON_S
 from benchmarks.load.child_stack import LayersError, read_profile
+from benchmarks.load.text_table import columns, number, spread
 from benchmarks.run.lab import Labs
 from benchmarks.run.plan import Plan
-from benchmarks.run.section import columns, number, spread
 
 PER_KIND = 4
 CONCURRENCY = 4

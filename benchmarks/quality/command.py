@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from benchmarks.load.text_table import columns, decimals
 from benchmarks.quality.baselines import BASELINES, Scored, agreement_with
 from routing.heads.calibration import ERROR_RATE, bad_ratio_for, choose_threshold
 from routing.intervals import bootstrap_interval
@@ -296,13 +297,18 @@ def check_promise(
 
 
 def show(rows: Sequence[Mapping[str, object]], promise: Sequence[Mapping[str, object]]) -> None:
-    """The tables."""
-    print(f"\n{'router':28}" + "".join(f"{m:>16}" for m in MEASURES) + "    apgr 95 %")
-    for r in rows:
-        interval = f"{number(r['apgr_low'])} to {number(r['apgr_high'])}"
-        print(f"{r['router']!s:28}" + "".join(f"{number(r[m]):>16}" for m in MEASURES) + f"    {interval}")
+    """Print one line a router, then one line a router and category of the promise."""
+    cells = [
+        [
+            str(r["router"]),
+            *(decimals(r[m]) for m in MEASURES),
+            f"{decimals(r['apgr_low'])} to {decimals(r['apgr_high'])}",
+        ]
+        for r in rows
+    ]
+    print("\n" + columns(["router", *MEASURES, "apgr 95 %"], cells))
     if promise:
-        columns = (
+        names = (
             "n_labels",
             "target_bad_shown",
             "kept_ratio",
@@ -311,12 +317,6 @@ def show(rows: Sequence[Mapping[str, object]], promise: Sequence[Mapping[str, ob
             "opened_ratio",
             "more_labels_needed",
         )
-        print(f"\n{'promise over resamples':50}" + "".join(f"{c:>20}" for c in columns))
-        for p in promise:
-            print(f"{p['router']!s:16}{p['category']!s:34}" + "".join(f"{number(p[c]):>20}" for c in columns))
+        lines = [[f"{p['router']}, {p['category']}", *(decimals(p[n]) for n in names)] for p in promise]
+        print("\n" + columns(["promise over resamples", *names], lines))
     print()
-
-
-def number(value: object) -> str:
-    """Three decimals, a count as it is, a dash for what was not measured."""
-    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)

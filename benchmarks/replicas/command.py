@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from benchmarks.load.text_table import columns, number
 from benchmarks.replicas.live import add_live_arguments, run_live
 from benchmarks.replicas.policies import POLICIES
 from benchmarks.replicas.replay import Row, Setup, ceiling_hit_rate, simulate
@@ -102,17 +103,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def print_rows(rows: Sequence[Row], ceilings: dict[str, float]) -> None:
-    """The table."""
-    print(
-        f"{'policy':<16}{'hit rate':>9}{'of pooled':>11}{'TTFT mean/p50/p90 s':>23}{'imbalance':>11}{'from host':>11}"
-    )
-    for row in rows:
-        share = "-" if row.pooled_hit_share is None else f"{row.pooled_hit_share:.3f}"
-        ttft = f"{row.ttft_mean_s:.3f} / {row.ttft_p50_s:.3f} / {row.ttft_p90_s:.3f}"
-        tail = f"{row.imbalance:>11.3f}{row.host_hit_rate:>11.4f}"
-        print(f"{row.policy:<16}{row.hit_rate:>9.4f}{share:>11}{ttft:>23}{tail}")
-    for name, hit_rate in ceilings.items():
-        print(f"{name:<16}{hit_rate:>9.4f}{'ceiling':>11}")
+    """Print one line a policy and one line a ceiling."""
+    cells = [
+        [
+            row.policy,
+            number(row.hit_rate, 4),
+            number(row.pooled_hit_share, 3),
+            f"{row.ttft_mean_s:.3f} / {row.ttft_p50_s:.3f} / {row.ttft_p90_s:.3f}",
+            number(row.imbalance, 3),
+            number(row.host_hit_rate, 4),
+        ]
+        for row in rows
+    ]
+    limits = [[name, number(hit_rate, 4), "ceiling", "", "", ""] for name, hit_rate in ceilings.items()]
+    print(columns(("policy", "hit rate", "of pooled", "TTFT mean/p50/p90 s", "imbalance", "from host"), cells + limits))
 
 
 def plot(rows: Sequence[Row], pooled_hit_rate: float, path: Path) -> None:

@@ -21,11 +21,11 @@ from tqdm import tqdm
 
 from benchmarks.load.client import Sample, closed_loop, new_session, quantile, request
 from benchmarks.load.targets import SHAPE, TOKENIZER, Target, chat, engines, stack
+from benchmarks.load.text_table import ms
 from benchmarks.load.tiny_model import write_model
 from benchmarks.load.workload import Workload, bodies, load_workload, play, workloads
 from benchmarks.replicas.peer_routers import PEERS, bare_engines, peer
 from benchmarks.run import card
-from benchmarks.run.section import ms
 
 WARM_UP = Workload(
     name="warm-up", sessions=12, turns=4, groups=0, user_words=180, output_tokens=4, concurrency=12, seed=1_000_003

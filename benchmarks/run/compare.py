@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.run.section import columns
+from benchmarks.load.text_table import columns
 from benchmarks.run.spread import SPREAD, apart, chance_apart
 
 

@@ -2,13 +2,15 @@
 
 A section module has `measure(plan, labs)`, which returns {"rows": [...], ...} of plain values for the JSON document,
 and `table(found)`, which makes of that dictionary the text to print. A module may also have `plot(found, path)`. A row
-has a `row` that names it within its section, and `rounds`. See spread.py for its figures.
+has a `row` that names it within its section, and `rounds`. spread.py makes its figures, load/text_table.py prints them.
 """
 
 import importlib
-from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
+# The README's tables take them from here.
+from benchmarks.load.text_table import number as number  # noqa: PLC0414 - on purpose, see above
+from benchmarks.load.text_table import spread as spread  # noqa: PLC0414 - on purpose, see above
 from benchmarks.run.lab import Labs
 from benchmarks.run.plan import Plan
 
@@ -44,30 +46,3 @@ class Section(Protocol):
 def load_section(name: str) -> Section:
     """The module of a section; raises ImportError when one of its libraries is missing."""
     return cast(Section, importlib.import_module(SECTIONS[name]))
-
-
-def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of text: the first column to the left, all others to the right, as wide as their widest cell."""
-    widths = [max(len(row[place]) for row in (head, *rows)) for place in range(len(head))]
-    lines = []
-    for row in (head, *rows):
-        first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        lines.append("  ".join([row[0].ljust(len(first)), *others]).rstrip())
-    return "\n".join(lines)
-
-
-def number(value: float | None, digits: int = 2, unit: float = 1.0) -> str:
-    """A figure in multiples of `unit`; '-' when not measured."""
-    return "-" if value is None else f"{value / unit:,.{digits}f}"
-
-
-def spread(row: dict[str, Any], name: str, digits: int = 2, unit: float = 1.0) -> str:
-    """A figure with its smallest and largest round: 'median (smallest to largest)'."""
-    shown = number(row.get(name), digits, unit)
-    ends = row.get(f"{name}_spread")
-    return shown if ends is None else f"{shown} ({number(ends[0], digits, unit)}-{number(ends[1], digits, unit)})"
-
-
-def ms(seconds: float | None) -> str:
-    """Seconds as milliseconds, '-' when not measured."""
-    return "-" if seconds is None else f"{seconds * 1000:.2f}"

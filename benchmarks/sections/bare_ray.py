@@ -10,9 +10,9 @@ import sys
 from typing import Any
 
 from benchmarks.load.process import process
+from benchmarks.load.text_table import columns, number, spread
 from benchmarks.run.lab import Labs
 from benchmarks.run.plan import Plan
-from benchmarks.run.section import columns, number, spread
 from benchmarks.run.spread import over_rounds
 from benchmarks.sections.gateway import (
     FLOOR_PORT,

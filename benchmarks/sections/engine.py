@@ -16,10 +16,10 @@ from tqdm import tqdm
 from benchmarks.load.client import Sample, closed_loop, new_session, request
 from benchmarks.load.figures import Slo, figures, first_error
 from benchmarks.load.targets import Target, chat
+from benchmarks.load.text_table import columns, number, spread
 from benchmarks.load.workload import Workload
 from benchmarks.run.lab import Lab, Labs
 from benchmarks.run.plan import Plan
-from benchmarks.run.section import columns, number, spread
 from benchmarks.run.spread import arms_order, over_rounds, ratios
 
 # Of every (cell, arm), the figures of its rounds.

@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from benchmarks.load.client import Sample, closed_loop, new_session, quantile, request
 from benchmarks.load.process import process
+from benchmarks.load.text_table import columns, ms, number
 from benchmarks.run.card import make_card, text
-from benchmarks.run.section import ms
 from benchmarks.run.spread import over_rounds
 
 NOOP_PROFILE = "deploy/profiles/noop.yaml"
@@ -124,7 +124,7 @@ async def measure_rounds(
             return lambda _: request(session, url, body)
 
         bar = tqdm(total=(args.rounds + 1) * len(targets), desc="rounds", unit="round", file=sys.stderr)
-        for number in range(args.rounds + 1):  # round 0 warms up and is thrown away
+        for round_number in range(args.rounds + 1):  # round 0 warms up and is thrown away
             for name, (url, extra) in targets.items():
                 body = {"messages": MESSAGES, "temperature": 0, **extra}
                 whole, _ = await closed_loop(
@@ -144,7 +144,7 @@ async def measure_rounds(
                 failed[name] += len(errors)
                 if errors:
                     bar.write(f"{name}: {errors[0]}", file=sys.stderr)
-                if number:
+                if round_number:
                     rounds[name].append(round_numbers(whole, streamed, loaded, wall_s))
                 bar.update()
         bar.close()
@@ -172,15 +172,17 @@ def round_numbers(
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
     """The table, milliseconds; under each pair what the stack adds to its floor."""
-    head = f"{'':26}{'1 token, whole':>18}{'first of stream':>18}{'gap':>16}{'throughput':>14}{'failed':>8}"
-    print(f"\n{head}\n{'p50 / p99, ms':26}{'':>18}{'':>18}{'':>16}{'requests/s':>14}")
-    for r in rows:
-        cells = "".join(
-            f"{ms(r[f'{k}_p50_s'])} / {ms(r[f'{k}_p99_s'])}".rjust(w)
-            for k, w in (("e2e", 18), ("ttft", 18), ("gap", 16))
-        )
-        rps = "-" if r["throughput_rps"] is None else f"{r['throughput_rps']:.1f}"
-        print(f"{r['target']:26}{cells}{rps:>14}{r['failed']:>8}")
+    head = ("p50 / p99, ms", "1 token, whole", "first of stream", "gap", "requests/s", "failed")
+    cells = [
+        [
+            r["target"],
+            *(f"{ms(r[f'{k}_p50_s'])} / {ms(r[f'{k}_p99_s'])}" for k in ("e2e", "ttft", "gap")),
+            number(r["throughput_rps"], 1),
+            str(r["failed"]),
+        ]
+        for r in rows
+    ]
+    print("\n" + columns(head, cells))
     for floor, ours in zip(rows[::2], rows[1::2], strict=True):
         if None in (floor["e2e_p50_s"], ours["e2e_p50_s"], floor["throughput_rps"], ours["throughput_rps"]):
             continue

@@ -20,10 +20,10 @@ from benchmarks.load.client import Sample, closed_loop, new_session, quantile, r
 from benchmarks.load.figures import figures
 from benchmarks.load.process import process
 from benchmarks.load.targets import START_TIMEOUT_S, Target, chat, free_port, until_answers
+from benchmarks.load.text_table import columns, number, spread
 from benchmarks.replicas.peer_routers import router
 from benchmarks.run.lab import Lab, Labs, tiny_tier1
 from benchmarks.run.plan import Plan
-from benchmarks.run.section import columns, number, spread
 from benchmarks.run.spread import arms_order, over_rounds, ratios
 from benchmarks.sections.engine import Cell
 

@@ -12,11 +12,11 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.load.client import quantile
+from benchmarks.load.text_table import columns, number, spread
 from benchmarks.replicas.replay import Setup, ceiling_hit_rate, simulate
 from benchmarks.replicas.trace import TraceRequest
 from benchmarks.run.lab import Labs
 from benchmarks.run.plan import Plan
-from benchmarks.run.section import columns, number, spread
 from benchmarks.run.spread import over_rounds
 from benchmarks.sections.scale_live import live_table, measure_live
 from routing.replicas.kv_blocks import block_keys, root_key

@@ -14,9 +14,9 @@ from tqdm import tqdm
 from benchmarks.load.client import Sample, closed_loop, new_session, quantile, request
 from benchmarks.load.figures import figures
 from benchmarks.load.targets import TOKENIZER, Target, chat, stack
+from benchmarks.load.text_table import columns, number, spread
 from benchmarks.run.lab import TINY_SLO
 from benchmarks.run.plan import Plan
-from benchmarks.run.section import columns, number, spread
 from benchmarks.run.spread import over_rounds
 from benchmarks.sections.engine import Cell
 

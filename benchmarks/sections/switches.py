@@ -19,10 +19,10 @@ from benchmarks.load.client import Sample, closed_loop, new_session, request
 from benchmarks.load.figures import Slo, figures
 from benchmarks.load.process import until_up
 from benchmarks.load.targets import START_TIMEOUT_S, Target, chat, free_port, until_answers
+from benchmarks.load.text_table import columns, number, spread
 from benchmarks.load.workload import Workload
 from benchmarks.run.lab import DEPLOYMENT_KEYS, GPU_SLO, REAL_SLO, Labs, real_tier1
 from benchmarks.run.plan import Plan
-from benchmarks.run.section import columns, number, spread
 from benchmarks.run.spread import over_rounds
 from benchmarks.sections.engine import Cell
 

@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from benchmarks.load.client import Sample, closed_loop, new_session, quantile, request
 from benchmarks.load.targets import TOKENIZER, Target, chat
+from benchmarks.load.text_table import columns, number, spread
 from benchmarks.run.lab import Lab, Labs
 from benchmarks.run.plan import Plan
-from benchmarks.run.section import columns, number, spread
 from benchmarks.run.spread import arms_order, over_rounds, ratios
 from benchmarks.sections.engine import Cell
 

@@ -14,10 +14,10 @@ from tqdm import tqdm
 from benchmarks.load.client import Sample, new_session, quantile, request
 from benchmarks.load.figures import figures
 from benchmarks.load.targets import Target, chat
+from benchmarks.load.text_table import columns, number, spread
 from benchmarks.load.workload import Workload, load_workload, play_open, workloads
 from benchmarks.run.lab import Lab, Labs
 from benchmarks.run.plan import Plan
-from benchmarks.run.section import columns, number, spread
 from benchmarks.run.spread import arms_order, over_rounds
 from benchmarks.sections.engine import DIRECT, TIER1, slo_text
 

@@ -10,6 +10,7 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from benchmarks.load.text_table import columns, decimals
 from benchmarks.tasks.asking import Answer
 from benchmarks.tasks.grading import grade
 from benchmarks.tasks.pairs import Asked
@@ -152,16 +153,9 @@ def head_times(pairs: Sequence[Pair], panel: Panel, name: str) -> dict[str, floa
     return {f"{name}_ms_p50": float(p50), f"{name}_ms_p99": float(p99)}
 
 
-def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """A table: the first column to the left, numbers to three digits, a dash for what was not measured."""
-    print(f"\n{columns[0]:20}" + "".join(f"{c:>18}" for c in columns[1:]))
-    for row in rows:
-        print(f"{row[columns[0]]!s:20}" + "".join(f"{number(row.get(c)):>18}" for c in columns[1:]))
-
-
-def number(value: object) -> str:
-    """Three decimals, a count as it is, a dash for None."""
-    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+def show(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+    """Print one line a row and one column a name."""
+    print("\n" + columns(names, [[str(row[names[0]]), *(decimals(row.get(n)) for n in names[1:])] for row in rows]))
 
 
 def last_line(**parts: object) -> str:

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import main
+from benchmarks.load.text_table import columns, number, spread
 from benchmarks.run import card, section
 from benchmarks.run.lab import Labs
 from benchmarks.run.plan import Plan
-from benchmarks.run.section import FULL, IN_LABS, QUICK, SECTIONS, columns, load_section, number, spread
+from benchmarks.run.section import FULL, IN_LABS, QUICK, SECTIONS, load_section
 
 
 def add_section(monkeypatch: pytest.MonkeyPatch, name: str, measure: Any) -> None:
