@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.layers.play import measure
+from benchmarks.layers.measure import measure
 from benchmarks.layers.section import CONCURRENCY, PER_KIND, plot, table
 from benchmarks.load.child_stack import LayersError
 from benchmarks.load.dummy_weights import MODELS

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from benchmarks.layers.play import measure as measure_layers
+from benchmarks.layers.measure import measure as measure_layers
 from benchmarks.layers.row import SOON_S
 from benchmarks.load.child_stack import LayersError, read_profile
 from benchmarks.load.text_table import columns, number, spread

@@ -1,6 +1,6 @@
 """The floor section: what our own code adds to Ray Serve, around engines that answer at once.
 
-The floor is a no-op ingress and a no-op engine in the shape of the stack (bare_ray_app.py). Rounds alternate between it
+Bare Ray is a no-op ingress and a no-op engine in the shape of the stack (bare_ray_app.py). Rounds alternate between it
 and the stack. `python -m benchmarks gateway` measures the same alone.
 """
 
@@ -15,10 +15,10 @@ from benchmarks.run.lab import Labs
 from benchmarks.run.plan import Plan
 from benchmarks.run.spread import over_rounds
 from benchmarks.sections.gateway import (
-    FLOOR_PORT,
+    BARE_RAY_PORT,
     NOOP_PROFILE,
     NOOP_URL,
-    floor_targets,
+    bare_ray_targets,
     gateway_memory,
     measure_rounds,
 )
@@ -28,37 +28,37 @@ SETTINGS = {"requests": 40, "tokens": 64, "concurrency": 16}
 
 
 def measure(plan: Plan, _: Labs) -> dict[str, Any]:
-    """One row a target, and one per way through the stack with what it adds to the floor of its shape."""
+    """One row a target, and one per way through the stack with what it adds to bare Ray of its shape."""
     if plan.url is not None:
-        raise SystemExit("the floor is measured on stacks of its own, without --url")
+        raise SystemExit("bare Ray is measured on stacks of its own, without --url")
     rounds = min(plan.rounds, ROUNDS)
     args = argparse.Namespace(rounds=rounds, **SETTINGS)
     with (
         process(
-            [sys.executable, "-m", "benchmarks.sections.bare_ray_app", str(FLOOR_PORT)],
-            f"http://127.0.0.1:{FLOOR_PORT}/one",
+            [sys.executable, "-m", "benchmarks.sections.bare_ray_app", str(BARE_RAY_PORT)],
+            f"http://127.0.0.1:{BARE_RAY_PORT}/one",
         ),
         process([sys.executable, "-m", "serving", "serve", NOOP_PROFILE], f"{NOOP_URL}/healthz") as stack,
     ):
-        found, failed = asyncio.run(measure_rounds(args, floor_targets()))
+        found, failed = asyncio.run(measure_rounds(args, bare_ray_targets()))
         memory_bytes = gateway_memory(stack.pid)
     rows = [{"row": name, "failed": failed[name], **over_rounds(figures)} for name, figures in found.items()]
     names = list(found)
     rows += [
-        {"row": f"{ours} over {floor}", **over_rounds(added(found[ours], found[floor]))}
-        for floor, ours in zip(names[::2], names[1::2], strict=True)
+        {"row": f"{ours} over {bare}", **over_rounds(added(found[ours], found[bare]))}
+        for bare, ours in zip(names[::2], names[1::2], strict=True)
     ]
     return {"rows": rows, "gateway_memory_bytes": memory_bytes, "warm_up_rounds": 1, **SETTINGS}
 
 
-def added(ours: list[dict[str, float | None]], floor: list[dict[str, float | None]]) -> list[dict[str, float | None]]:
+def added(ours: list[dict[str, float | None]], bare: list[dict[str, float | None]]) -> list[dict[str, float | None]]:
     """Seconds that ours takes longer, and its throughput as a share, round by round."""
 
     def more(name: str, a: dict[str, float | None], b: dict[str, float | None]) -> float | None:
         return None if (x := a[name]) is None or (y := b[name]) is None else x - y
 
     result: list[dict[str, float | None]] = []
-    for a, b in zip(ours, floor, strict=True):
+    for a, b in zip(ours, bare, strict=True):
         rates = (a["throughput_rps"], b["throughput_rps"])
         result.append(
             {

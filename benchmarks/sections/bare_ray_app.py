@@ -1,4 +1,4 @@
-"""Ray Serve's own floor: an ingress that does nothing and an engine that does nothing, in the shape of the stack.
+"""Bare Ray Serve: an ingress that does nothing and an engine that does nothing, in the shape of the stack.
 
 Run as a process of its own: `python -m benchmarks.sections.bare_ray_app PORT`. /one makes one streamed handle call,
 /two a plain call and then a streamed one, as the stack does when it asks its router first. What the stack takes beyond

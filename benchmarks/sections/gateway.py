@@ -1,4 +1,4 @@
-"""What our own code costs: the stack around no-op engines, beside Ray Serve's own floor, in one run.
+"""What our own code costs: the stack around no-op engines, beside bare Ray Serve, in one run.
 
 Two processes are started: bare Ray (bare_ray_app.py) and the stack on deploy/profiles/noop.yaml. Rounds alternate
 between them, so that what else the machine does hits both. With --direct URL an engine's own server and the stack in
@@ -25,7 +25,7 @@ from benchmarks.run.spread import over_rounds
 
 NOOP_PROFILE = "deploy/profiles/noop.yaml"
 NOOP_URL = "http://127.0.0.1:8100"
-FLOOR_PORT = 8110
+BARE_RAY_PORT = 8110
 MESSAGES = [{"role": "user", "content": "Name three primary colours and say in one sentence why they are called so."}]
 
 
@@ -52,12 +52,12 @@ def run(args: argparse.Namespace) -> int:
     else:
         with (
             process(
-                [sys.executable, "-m", "benchmarks.sections.bare_ray_app", str(FLOOR_PORT)],
-                f"http://127.0.0.1:{FLOOR_PORT}/one",
+                [sys.executable, "-m", "benchmarks.sections.bare_ray_app", str(BARE_RAY_PORT)],
+                f"http://127.0.0.1:{BARE_RAY_PORT}/one",
             ),
             process([sys.executable, "-m", "serving", "serve", NOOP_PROFILE], f"{NOOP_URL}/healthz") as stack,
         ):
-            result["rows"] += asyncio.run(compare_floor(args))
+            result["rows"] += asyncio.run(compare_bare_ray(args))
             result["memory_bytes"] = gateway_memory(stack.pid)
     print_rows(result["rows"])
     if result.get("memory_bytes") is not None:
@@ -70,9 +70,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-async def compare_floor(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Latency, first token, gaps and throughput of the stack and of the floor of the same shape."""
-    return await measure(args, floor_targets())
+async def compare_bare_ray(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Latency, first token, gaps and throughput of the stack and of bare Ray of the same shape."""
+    return await measure(args, bare_ray_targets())
 
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -87,12 +87,12 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def floor_targets() -> dict[str, tuple[str, dict[str, Any]]]:
-    """Each floor, and then the stack's way that has its shape: URL and what of the body is its own."""
+def bare_ray_targets() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Each shape of bare Ray, and then the stack's way that has its shape: URL and what of the body is its own."""
     return {
-        "floor, 1 handle call": (f"http://127.0.0.1:{FLOOR_PORT}/one", {}),
+        "floor, 1 handle call": (f"http://127.0.0.1:{BARE_RAY_PORT}/one", {}),
         "tierwise, model=tier1": (f"{NOOP_URL}/v1/chat/completions", {"model": "tier1"}),
-        "floor, 2 handle calls": (f"http://127.0.0.1:{FLOOR_PORT}/two", {}),
+        "floor, 2 handle calls": (f"http://127.0.0.1:{BARE_RAY_PORT}/two", {}),
         "tierwise, model=auto": (f"{NOOP_URL}/v1/chat/completions", {"model": "auto"}),
     }
 
@@ -171,7 +171,7 @@ def round_numbers(
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
-    """The table, milliseconds; under each pair what the stack adds to its floor."""
+    """The table, milliseconds; under each pair what the stack adds to bare Ray."""
     head = ("p50 / p99, ms", "1 token, whole", "first of stream", "gap", "requests/s", "failed")
     cells = [
         [
@@ -183,13 +183,13 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
         for r in rows
     ]
     print("\n" + columns(head, cells))
-    for floor, ours in zip(rows[::2], rows[1::2], strict=True):
-        if None in (floor["e2e_p50_s"], ours["e2e_p50_s"], floor["throughput_rps"], ours["throughput_rps"]):
+    for bare, ours in zip(rows[::2], rows[1::2], strict=True):
+        if None in (bare["e2e_p50_s"], ours["e2e_p50_s"], bare["throughput_rps"], ours["throughput_rps"]):
             continue
         print(
-            f"{ours['target']} over {floor['target']}: {(ours['e2e_p50_s'] - floor['e2e_p50_s']) * 1000:+.2f} ms p50, "
-            f"{(ours['e2e_p99_s'] - floor['e2e_p99_s']) * 1000:+.2f} ms p99, "
-            f"throughput x{ours['throughput_rps'] / floor['throughput_rps']:.3f}"
+            f"{ours['target']} over {bare['target']}: {(ours['e2e_p50_s'] - bare['e2e_p50_s']) * 1000:+.2f} ms p50, "
+            f"{(ours['e2e_p99_s'] - bare['e2e_p99_s']) * 1000:+.2f} ms p99, "
+            f"throughput x{ours['throughput_rps'] / bare['throughput_rps']:.3f}"
         )
 
 

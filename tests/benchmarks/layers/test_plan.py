@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.layers import plan
-from benchmarks.layers.desks import DESKS, body
+from benchmarks.layers.system_prompts import SYSTEM_PROMPTS, body
 from benchmarks.load.child_stack import LayersError, read_profile
 from benchmarks.tasks.suite import FAMILIES, Split, tasks
 from routing.ladder.features import request_features
@@ -91,8 +91,8 @@ def test_a_profile_that_would_ask_a_provider_is_refused(tmp_path: Path) -> None:
         read_profile(path)
 
 
-def test_every_kind_has_a_desk_whose_prompt_leaves_the_category_alone() -> None:
-    assert DESKS.keys() == FAMILIES.keys()
+def test_every_kind_has_a_system_prompt_that_leaves_the_category_alone() -> None:
+    assert SYSTEM_PROMPTS.keys() == FAMILIES.keys()
     for task in tasks(Split.TEST)[::7]:
         asked = body(task, "auto")
         assert request_features(asked, Api.CHAT, 0, PolicyConfig()).category == task.category

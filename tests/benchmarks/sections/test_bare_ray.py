@@ -1,8 +1,8 @@
-"""What the stack adds is against the floor of its shape in the same round."""
+"""What the stack adds is against bare Ray of its shape in the same round."""
 
 from benchmarks.run.spread import over_rounds
 from benchmarks.sections.bare_ray import added, table
-from benchmarks.sections.gateway import floor_targets, round_numbers
+from benchmarks.sections.gateway import bare_ray_targets, round_numbers
 
 
 def figures(e2e_s: float, ttft_s: float, rps: float) -> dict[str, float | None]:
@@ -19,18 +19,18 @@ def test_added_time_is_of_one_round_and_nothing_measured_is_none() -> None:
     assert set(two.values()) == {None}
 
 
-def test_every_floor_is_followed_by_the_way_of_its_shape() -> None:
-    names = list(floor_targets())
+def test_every_bare_ray_target_is_followed_by_the_way_of_its_shape() -> None:
+    names = list(bare_ray_targets())
     assert all(name.startswith("floor") for name in names[::2])
     assert all(name.startswith("tierwise") for name in names[1::2])
 
 
 def test_table_has_both_halves() -> None:
-    floor, ours = [figures(0.012, 0.02, 50.0)], [figures(0.015, 0.02, 40.0)]
+    bare, ours = [figures(0.012, 0.02, 50.0)], [figures(0.015, 0.02, 40.0)]
     rows = [
-        {"row": "floor, 1 handle call", "failed": 0, **over_rounds(floor)},
+        {"row": "floor, 1 handle call", "failed": 0, **over_rounds(bare)},
         {"row": "tierwise, model=tier1", "failed": 0, **over_rounds(ours)},
-        {"row": "tierwise, model=tier1 over floor, 1 handle call", **over_rounds(added(ours, floor))},
+        {"row": "tierwise, model=tier1 over floor, 1 handle call", **over_rounds(added(ours, bare))},
     ]
     shown = table({"rows": rows, "gateway_memory_bytes": None})
     assert "3.0 (3.0-3.0)" in shown

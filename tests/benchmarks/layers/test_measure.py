@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestServer
 from tqdm import tqdm
 
 from benchmarks.layers import plan
-from benchmarks.layers.play import Load, ask, document, graded
+from benchmarks.layers.measure import Load, ask, document, graded
 from benchmarks.layers.section import measure, plot, table
 from benchmarks.load.child_stack import LayersError, Stack, forget, standin
 from benchmarks.run.lab import Labs

@@ -1,20 +1,21 @@
-"""The workload: the task suite's questions, each kind asked at a desk of its own with a system prompt that it shares.
+"""The workload of the layers: questions of the task suite, with one system prompt for each kind of task.
 
-So a prompt has a beginning that a prefix cache can hold, as products have, and still a grade by program.
+All questions of a kind begin alike, as in products, so a prefix cache can hold that beginning. A program still grades
+every answer.
 """
 
 from typing import Any
 
 from benchmarks.tasks.task import Task
 
-HOUSE = (
+SHARED = (
     "Your colleagues write to you from a small trading company; their messages are short and come by the hundred. "
     "Read the whole message before you answer. Give exactly what the message asks for, in exactly the form that it "
     "names, and nothing beside it: no greeting, no explanation, no repetition of the question. Where the message lists "
     "choices, use one of them, spelled as it is there. Keep names, numbers and spelling as they are in the "
     "message. Where it asks for JSON or code, give it complete and without words around it."
 )
-DESKS = {
+SYSTEM_PROMPTS = {
     "arithmetic": "You work at the desk that adds up figures.",
     "word_problems": "You work at the desk that answers questions about stock and shares.",
     "units": "You work at the desk that converts measures.",
@@ -33,8 +34,8 @@ DESKS = {
 
 
 def body(task: Task, model: str) -> dict[str, Any]:
-    """The request: the desk's system prompt, then the question; streamed, at temperature 0, with its usage."""
-    system = {"role": "system", "content": f"{DESKS[task.kind]} {HOUSE}"}
+    """Return the request: the kind's system prompt and the question, streamed, at temperature 0, with usage."""
+    system = {"role": "system", "content": f"{SYSTEM_PROMPTS[task.kind]} {SHARED}"}
     asked = task.body(model)
     return {
         **asked,

@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from benchmarks.layers import plan
 from benchmarks.layers.claims import FRONTIER, Measured, compare
-from benchmarks.layers.desks import body
 from benchmarks.layers.factors import ceiling, together
 from benchmarks.layers.row import PARTS, Answered, Row, answered, make_row
+from benchmarks.layers.system_prompts import body
 from benchmarks.load.child_stack import Stack, forget, read_profile, stack, standin
 from benchmarks.load.client import Sample, closed_loop, new_session, request
 from benchmarks.tasks.command import some
@@ -78,7 +78,7 @@ def measure(path: Path, *, per_kind: int, concurrency: int, seed: int, quick: bo
 
 
 def play_row(running: Stack, frontier: str, play: plan.Play, rent_usd_per_hour: float, load: Load, bar: Any) -> Played:
-    """Play one row, from a cold frontier and warm desks."""
+    """Play one row, from a cold frontier and with the system prompts of all kinds cached."""
     bar.set_description(play.name)
     running.lay_over(play.overrides)
     asyncio.run(forget(frontier))
