@@ -1,1 +1,1 @@
-"""How good, how fast, how dear? Talks HTTP to a running stack; the only folder that prints reports."""
+"""Measures how good, how fast and how expensive a stack is. It talks HTTP to it and prints the reports."""

@@ -35,7 +35,7 @@ MOVED = ("audit", "audit-log")  # for one version: these are commands of `python
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one benchmark; its module is imported only when it is asked for."""
+    """Run one benchmark. Its module is imported only when it is asked for."""
     arguments = sys.argv[1:] if argv is None else argv
     chosen = arguments[0] if arguments else None
     if chosen in MOVED:

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Turn once, print both tables and what the gate said; 1 when a step failed."""
+    """Run one turn and print both tables and what the gate said. Returns 1 when a step failed."""
     began = time.perf_counter()
     with contextlib.ExitStack() as stack:
         files = args.files or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tierwise-flywheel-")))

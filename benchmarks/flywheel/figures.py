@@ -27,7 +27,7 @@ def grades(tasks: Sequence[Task], answers: Sequence[Answer]) -> Floats:
 def tier1_rows(made: Turn, key: Callable[[Task], str]) -> list[dict[str, Any]]:
     """Per category or kind and in all: base, adapter and frontier on the same held-out questions.
 
-    of_frontier: accuracy as a share of the frontier's; None where the frontier is never right.
+    of_frontier: accuracy as a share of the frontier's. None where the frontier is never right.
     """
     base, adapter, frontier = (grades(made.test, a) for a in (made.base, made.adapter, made.frontier))
     names = np.array([key(task) for task in made.test])
@@ -69,7 +69,7 @@ def change_row(made: Turn) -> dict[str, Any] | None:
 
 
 def ledger_columns(made: Turn, answers: Sequence[Answer]) -> tuple[Floats, Floats | None]:
-    """(1 where the frontier answered, dollars) per task, from the ledger; dollars None when a price is unknown."""
+    """(1 where the frontier answered, dollars) per task, from the ledger. Dollars None when a price is unknown."""
     by_task = {answer.task: answer for answer in answers}
     rows: list[RequestRecord] = [made.rows[by_task[task.id].request_id or ""] for task in made.test]
     sent = np.array([float(row.served_tier is Tier.FRONTIER) for row in rows])
@@ -83,7 +83,7 @@ def mean(values: Floats) -> Interval:
 
 
 def share(part: Floats, whole: Floats) -> Interval:
-    """Sum over sum with its bootstrap interval; resamples without a whole are left out."""
+    """Sum over sum with its bootstrap interval. Resamples without a whole are left out."""
     return bootstrap_interval(lambda p, w: float(p.sum() / w.sum()) if w.sum() else None, [part, whole])
 
 

@@ -37,12 +37,12 @@ Run = Callable[[Sequence[str]], subprocess.CompletedProcess[str]]
 
 
 class TurnFailed(RuntimeError):
-    """A step did not work; the message is what the command said."""
+    """A step did not work. The message is what the command said."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A promotion was refused; why is the command's own words."""
+    """A promotion was refused. Why is the command's own words."""
 
     why: str
 
@@ -59,7 +59,7 @@ class Operator:
     run: Run = run_python
 
     def ask(self, tasks: Sequence[Task], model: str) -> list[Answer]:
-        """Every task to one model name; the stand-in frontier has forgotten what it was asked before.
+        """Every task to one model name. The stand-in frontier has forgotten what it was asked before.
 
         Raises TurnFailed when a request fails.
         """
@@ -99,7 +99,7 @@ class Operator:
         return self._write(name, lines)
 
     def train_heads(self, name: str, train: Path, calibration: Path, quality_target: float, draft_price: float) -> Path:
-        """Router and gate of the tier 1 that drafted these pairs; the folder of both."""
+        """Router and gate of the tier 1 that drafted these pairs. Returns the folder of both."""
         out, target = self.files / f"{name}-heads", str(quality_target)
         self._command("models", "train-router", "--pairs", str(train), "--out", str(out))
         self._command("models", "train-gate", "--pairs", str(train), "--out", str(out))
@@ -116,7 +116,7 @@ class Operator:
         self._command("models", "register", name, *options)
 
     def promote(self, name: str, *options: str) -> Refused | None:
-        """To all requests at once; returns when that is what runs, or why it was refused."""
+        """To all requests at once. Returns when that is what runs, or why it was refused."""
         command = ["models", "promote", name, "--registry", str(self.registry), "--canary-ratio", "1", *options]
         done = self.run(command)
         if done.returncode:
@@ -152,7 +152,7 @@ class Operator:
 
 @contextlib.contextmanager
 def serving(profile: Path, files: Path, sections: Mapping[str, Mapping[str, object]]) -> Iterator[Operator]:
-    """The stack of a profile with a stand-in frontier, every tier ready, on free ports; stopped at the end.
+    """The stack of a profile with a stand-in frontier, every tier ready, on free ports. Stopped at the end.
 
     files: an empty folder for its ledger, registry and everything else. sections: what is laid over the profile's.
     """

@@ -1,6 +1,6 @@
 """The steps of one turn, in order.
 
-Labels are what both tiers, asked by name, said to questions of their own splits; programs graded them.
+Labels are what both tiers, asked by name, said to questions of their own splits. Programs graded them.
 """
 
 from collections.abc import Sequence
@@ -75,7 +75,7 @@ def turn(plan: Plan) -> Turn:
 
 @dataclass
 class Steps:
-    """The turn in progress; splits: what is reported on, what heads learn from, what judges and calibrates."""
+    """The turn in progress. splits: what is reported on, what heads learn from, what judges and calibrates."""
 
     operator: Operator
     plan: Plan
@@ -90,7 +90,7 @@ class Steps:
         before = self.ask("serve: auto as it is", self.test, "auto")
         base = self.ask("label: tier 1", [*self.test, *self.held], "tier1")
         frontier = self.ask("label: frontier", [*self.test, *self.held, *self.train], "frontier")
-        # A trial on a stack that nobody uses yet; every signal of the adapter's drafts is bought, to learn from.
+        # A trial on a stack that nobody uses yet; every signal of the adapter's drafts is asked for, to learn from.
         do.register(TRIAL, plan.adapter, settings=("gate.explore_rate=1",))
         self.must(do.promote(TRIAL, "--force", "trial"))
         adapter = self.ask("label: tier 1 with the adapter", [*self.test, *self.held, *self.train], "tier1")

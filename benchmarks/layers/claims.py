@@ -87,7 +87,7 @@ def routing_claim(measured: Measured, last: str) -> Comparison:
 
 
 def caching_claim(measured: Measured) -> Comparison:
-    """Prefix caching on our own engines; the provider's cache is in the baseline already."""
+    """Prefix caching on our own engines. The provider's cache is in the baseline already."""
     over, before, after = measured.over(GATE, PREFIX), measured.row(GATE), measured.row(PREFIX)
     assert before is not None
     assert after is not None
@@ -154,7 +154,7 @@ def comparison(claim: str, published: str, wanted: tuple[float, float], found: I
 
 
 def placed(value: float | None, low: float, high: float) -> Where:
-    """Beside a range; a claim of one figure (low = high) is met from there on."""
+    """Beside a range. A claim of one figure (low = high) is met from there on."""
     if value is None:
         return Where.UNKNOWN
     if value < low:

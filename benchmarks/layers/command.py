@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and print; 2 when profile or machine do not allow it, 1 when a request failed."""
+    """Measure and print. Returns 2 when profile or machine do not allow it, 1 when a request failed."""
     began = time.perf_counter()
     per_kind = args.per_kind or (QUICK_PER_KIND if args.quick else PER_KIND)
     try:

@@ -16,7 +16,7 @@ NOT_MEASURED = Interval(value=None, low=None, high=None)
 class Factor(Record):
     """A layer against the row before it: 1 changes nothing, below 1 is cheaper. Intervals: bootstrap over questions.
 
-    own_usd: of our own engines' part of the bill alone; None where the row before did not use them.
+    own_usd: of our own engines' part of the bill alone. None where the row before did not use them.
     """
 
     name: str
@@ -57,13 +57,13 @@ def paired(before: Sequence[Answered], after: Sequence[Answered]) -> tuple[list[
 
 
 def column(requests: Sequence[Answered], value: Callable[[Answered], float | None]) -> Floats | None:
-    """One value of each request; None when one of them is not known."""
+    """One value of each request. None when one of them is not known."""
     values = [value(r) for r in requests]
     return None if any(v is None for v in values) else np.array(values, dtype=np.float64)
 
 
 def ratio_of(part: Floats | None, whole: Floats | None) -> Interval:
-    """Sum over sum, with the interval over questions drawn again; nothing when one is not known or the whole is 0."""
+    """Sum over sum, with the interval over questions drawn again. Nothing when one is not known or the whole is 0."""
     if part is None or whole is None or whole.sum() <= 0:
         return NOT_MEASURED
     return bootstrap_interval(lambda p, w: float(p.sum() / w.sum()) if w.sum() > 0 else None, [part, whole])
@@ -86,7 +86,7 @@ class Ceiling(Record):
 def ceiling(
     tier1_quality: Mapping[str, float], frontier: Sequence[Answered], own_usd: float, accuracy_ratio: float
 ) -> Ceiling | None:
-    """Keep on tier 1 what it answers as well, then the dearest of the rest while the accuracy lasts.
+    """Keep on tier 1 what it answers as well, then the most expensive of the rest while the accuracy lasts.
 
     own_usd: of a request that tier 1 answers, router included. None when the frontier's bill is not known or it is
     right on nothing.

@@ -88,7 +88,7 @@ def play_row(running: Stack, frontier: str, play: plan.Play, rent_usd_per_hour: 
 
 
 def reference(running: Stack, load: Load, bar: Any) -> dict[str, float]:
-    """Tier 1's grade on every question; its bill would be too low, as the row before has left the prompts cached."""
+    """Tier 1's grade on every question. Its bill would be too low, as the row before has left the prompts cached."""
     bar.set_description(REFERENCE.name)
     samples, _ = asyncio.run(ask(running.url, REFERENCE, load.questions, load.concurrency, bar))
     return {answer.task: answer.quality for answer in graded(load.questions, samples, {})}
@@ -97,7 +97,7 @@ def reference(running: Stack, load: Load, bar: Any) -> dict[str, float]:
 async def ask(
     url: str, play: plan.Play, questions: Sequence[Task], concurrency: int, bar: Any
 ) -> tuple[dict[str, Sample], float]:
-    """Every question once, so many at a time; (samples by task, wall seconds). Samples start at 0 with the row."""
+    """Every question once, so many at a time. (samples by task, wall seconds). Samples start at 0 with the row."""
     samples: dict[str, Sample] = {}
     async with new_session() as session:
 
@@ -115,14 +115,14 @@ async def ask(
 
 
 def request_id(sample: Sample) -> str | None:
-    """Of the ledger's row; None when the request did not get that far."""
+    """Of the ledger's row. None when the request did not get that far."""
     return None if sample.tierwise is None else str(sample.tierwise["request_id"])
 
 
 def graded(
     questions: Sequence[Task], samples: Mapping[str, Sample], booked: Mapping[str, RequestRecord]
 ) -> tuple[Answered, ...]:
-    """In the order of the questions; what failed is wrong."""
+    """In the order of the questions. What failed is wrong."""
     found = []
     for task in questions:
         sample = samples[task.id]

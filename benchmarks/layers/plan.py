@@ -46,7 +46,7 @@ class Setting:
 
 
 def settings(profile: Mapping[str, Any]) -> list[Setting]:
-    """All rows of the table, in order; every further setting is a restart of router, tier 1 and gateway."""
+    """All rows of the table, in order. Every further setting is a restart of router, tier 1 and gateway."""
     switches = [switch for switch in KERNEL_SWITCHES if any(is_on(profile, engine, switch) for engine in ENGINES)]
     off = {engine: {s: KERNEL_SWITCHES[s][0] for s in switches if is_on(profile, engine, s)} for engine in ENGINES}
     alone = {"tier1": {"replicas": 1, "autoscaling": None}}
@@ -90,7 +90,7 @@ def replicas(profile: Mapping[str, Any], setting: Setting) -> int:
 
 
 def rent_usd_per_hour(profile: Mapping[str, Any], setting: Setting, play: Play) -> float:
-    """What the engines of our own cost that a row needs; the frontier alone needs none."""
+    """What the engines of our own cost that a row needs. The frontier alone needs none."""
     if play.model is RequestedModel.FRONTIER:
         return 0.0
     prices = profile.get("cost", {}).get("engine_usd_per_hour", {})

@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 
 
 def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw it. rows: as in the JSON document; one whose bill is not known has no bar."""
+    """Draw it. rows: as in the JSON document. One whose bill is not known has no bar."""
     places = range(len(rows))
     frontier = [row["frontier_usd"] or 0.0 for row in rows]
     own = [row["own_usd"] or 0.0 for row in rows]

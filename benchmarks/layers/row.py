@@ -18,7 +18,7 @@ PARTS = 4  # of a run, whose throughputs are its spread
 
 
 class Answered(Record):
-    """One question as client and ledger saw it. Seconds of the client's clock; dollars and tokens of the ledger.
+    """One question as client and ledger saw it. Seconds of the client's clock. Dollars and tokens of the ledger.
 
     own: of our own engines, all attempts of the request together, thrown away or not.
     """
@@ -45,7 +45,7 @@ class Answered(Record):
 def answered(
     task: str, quality: float, done_s: float | None, e2e_s: float | None, booked: RequestRecord | None
 ) -> Answered:
-    """Join what the client saw with the ledger's row; booked is None for a request that never reached the ledger."""
+    """Join what the client saw with the ledger's row. booked is None for a request that never reached the ledger."""
     attempts = () if booked is None else booked.attempts
     own = [a for a in attempts if a.tier is not Tier.FRONTIER]
     drafts = [a for a in attempts if a.kind is AttemptKind.DRAFT]
@@ -67,7 +67,7 @@ def answered(
 
 
 def total(dollars: Sequence[float | None]) -> float | None:
-    """Their sum; None when one is unknown."""
+    """Their sum. None when one is unknown."""
     known = [d for d in dollars if d is not None]
     return sum(known) if len(known) == len(dollars) else None
 
@@ -81,7 +81,7 @@ class Latency(Record):
 
 
 class Row(Record):
-    """The figures of one row; dollars per 1,000 requests. None: not measured."""
+    """The figures of one row. Dollars per 1,000 requests. None: not measured."""
 
     name: str
     n: int
@@ -104,7 +104,7 @@ class Row(Record):
 
 
 def make_row(name: str, requests: Sequence[Answered], wall_s: float, rent_usd_per_hour: float) -> Row:
-    """Add a row up. requests: in order of their tasks, at least one; rent: of all our engines that the row ran."""
+    """Add a row up. requests: in order of their tasks, at least one. rent: of all our engines that the row ran."""
     n, drafts = len(requests), sum(r.drafted for r in requests)
     frontier, own = total([r.frontier_usd for r in requests]), total([r.own_usd for r in requests])
     read = sum(r.own_input_tokens for r in requests)
@@ -134,21 +134,21 @@ def make_row(name: str, requests: Sequence[Answered], wall_s: float, rent_usd_pe
 
 
 def mean_of(values: Sequence[float | None], scale: float = 1.0) -> Interval:
-    """Mean times scale with its bootstrap interval; all None when a value is not known."""
+    """Mean times scale with its bootstrap interval. All None when a value is not known."""
     if any(v is None for v in values):
         return Interval(value=None, low=None, high=None)
     return bootstrap_interval(lambda v: float(v.mean()) * scale, [np.array(values, dtype=np.float64)])
 
 
 def latency(requests: Sequence[Answered]) -> Latency:
-    """Of the requests that were answered; a failed one is late, wherever it is counted."""
+    """Of the requests that were answered. A failed one is late, wherever it is counted."""
     times = [r.e2e_s for r in requests if r.e2e_s is not None]
     soon = sum(t < SOON_S for t in times) / len(requests) if requests else None
     return Latency(n=len(requests), p50_s=quantile(times, 0.5), soon_ratio=soon)
 
 
 def part_throughputs(done_s: Sequence[float], wall_s: float) -> tuple[float, float]:
-    """(slowest, fastest) of PARTS stretches with equally many answers, requests/s; the whole when there are too few."""
+    """(slowest, fastest) of PARTS stretches with equally many answers, requests/s. The whole when there are too few."""
     times = [0.0, *sorted(done_s)]
     size = len(done_s) // PARTS
     if size < 2:

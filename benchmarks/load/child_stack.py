@@ -42,7 +42,7 @@ def read_profile(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def standin(profile: Mapping[str, Any]) -> Iterator[str]:
-    """The stand-in frontier, starting; yields its base URL. It ends with its standard input.
+    """The stand-in frontier, starting. Yields its base URL. It ends with its standard input.
 
     Raises LayersError when its port is taken.
     """
@@ -90,7 +90,7 @@ class Stack:
         self._version = 0
 
     def lay_over(self, overrides: Mapping[str, Mapping[str, Any]]) -> None:
-        """Change policy and gate while serving; returns when that is what runs. Raises LayersError."""
+        """Change policy and gate while serving. Returns when that is what runs. Raises LayersError."""
         self._version += 1
         stable = Variant(version=self._version, overrides={name: dict(values) for name, values in overrides.items()})
         path = self._folder / RELEASE_FILE
@@ -145,7 +145,7 @@ def stack(path: Path, profile: Mapping[str, Any], engines: Mapping[str, Mapping[
 
 
 async def fetch(url: str) -> str:
-    """The text behind an address; raises RuntimeError for any status but 200."""
+    """The text behind an address. Raises RuntimeError for any status but 200."""
     async with new_session(30) as session, session.get(url) as reply:
         if reply.status != 200:
             raise RuntimeError(f"{url}: {reply.status}")

@@ -15,7 +15,7 @@ import aiohttp
 
 @dataclass(slots=True)
 class Sample:
-    """One request as the client saw it. Seconds; None: did not happen.
+    """One request as the client saw it. Seconds. None: did not happen.
 
     frames_s: arrival times of content frames after the start, shape (frames,). last_s: of the last frame with a choice,
     which may hold a finish reason alone. text: the first choice's content. late_s: in open loop, how long after its
@@ -52,7 +52,7 @@ class Sample:
 async def request(
     session: aiohttp.ClientSession, url: str, body: dict[str, Any], headers: dict[str, str] | None = None
 ) -> Sample:
-    """Send one completion and take everything down that happens; never raises for what the server does."""
+    """Send one completion and take everything down that happens. Never raises for what the server does."""
     sample = Sample(started_s=time.perf_counter())
     try:
         async with session.post(url, json=body, headers=headers) as reply:
@@ -98,7 +98,7 @@ def take_document(sample: Sample, document: dict[str, Any]) -> None:
 async def closed_loop(
     send: Callable[[int], Awaitable[Sample]], *, requests: int, concurrency: int
 ) -> tuple[list[Sample], float]:
-    """`requests` in total, `concurrency` at a time; (samples, wall seconds)."""
+    """`requests` in total, `concurrency` at a time. (samples, wall seconds)."""
     numbers = iter(range(requests))
     samples: list[Sample] = []
 
@@ -116,7 +116,7 @@ async def closed_loop(
 async def open_loop(
     send: Callable[[int], Coroutine[Any, Any, Sample]], due_s: Sequence[float]
 ) -> tuple[list[Sample], float]:
-    """Requests leave at their time whatever the server does; (samples in order of arrival, wall seconds).
+    """Requests leave at their time whatever the server does. (samples in order of arrival, wall seconds).
 
     due_s: seconds from now, ascending. A sample's `late_s` says how far this process was behind its own plan.
     """
@@ -133,14 +133,14 @@ async def open_loop(
 
 
 def new_session(timeout_s: float = 300) -> aiohttp.ClientSession:
-    """A client that keeps its connections and never limits their number; use it with `async with`."""
+    """A client that keeps its connections and never limits their number. Use it with `async with`."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=timeout_s)
     )
 
 
 def quantile(values: Sequence[float], q: float) -> float | None:
-    """The q-quantile by linear interpolation, q in 0..1; None of nothing."""
+    """The q-quantile by linear interpolation, q in 0..1. None of nothing."""
     if not values:
         return None
     ordered = sorted(values)

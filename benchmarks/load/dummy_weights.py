@@ -39,7 +39,7 @@ def weights_or_shape(model: str, scratch: Path) -> tuple[Path, bool]:
 
 
 def write_shape(folder: Path) -> Path:
-    """Config of a 7B model and the embedded models' tokenizer, which is of its family; no weights."""
+    """Config of a 7B model and the embedded models' tokenizer, which is of its family. No weights."""
     folder.mkdir(parents=True, exist_ok=True)
     source = MODELS / "qwen2.5-coder-0.5b-instruct"
     for name in TOKENIZER_FILES:

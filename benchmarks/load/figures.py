@@ -14,14 +14,14 @@ class Slo:
     tpot_s: float
 
     def met(self, sample: Sample) -> bool:
-        """Whether a request succeeded within both limits; one of a single token has no pace to keep."""
+        """Whether a request succeeded within both limits. One of a single token has no pace to keep."""
         if sample.error is not None or sample.ttft_s is None or sample.ttft_s > self.ttft_s:
             return False
         return sample.tpot_s is None or sample.tpot_s <= self.tpot_s
 
 
 def figures(samples: Sequence[Sample], wall_s: float, slo: Slo) -> dict[str, float | None]:
-    """The figures of one round; None where nothing succeeded. Failed requests count in nothing but `failed`."""
+    """The figures of one round. None where nothing succeeded. Failed requests count in nothing but `failed`."""
     done = [s for s in samples if s.error is None]
     ttfts = [s.ttft_s for s in done if s.ttft_s is not None]
     tpots = [s.tpot_s for s in done if s.tpot_s is not None]
@@ -45,5 +45,5 @@ def figures(samples: Sequence[Sample], wall_s: float, slo: Slo) -> dict[str, flo
 
 
 def first_error(samples: Sequence[Sample]) -> str | None:
-    """What the first failed request was told; None: none failed."""
+    """What the first failed request was told. None: none failed."""
     return next((s.error for s in samples if s.error is not None), None)

@@ -17,7 +17,7 @@ START_TIMEOUT_S = 180
 def process(
     command: list[str], url: str, env: Mapping[str, str] | None = None, timeout_s: float = START_TIMEOUT_S
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A child that is up once its URL answers; asked to stop at the end and waited for. env: besides our own."""
+    """A child that is up once its URL answers. Asked to stop at the end and waited for. env: besides our own."""
     child = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, start_new_session=True, env={**os.environ, **(env or {})}
     )
@@ -33,7 +33,7 @@ def process(
 
 
 async def until_up(child: subprocess.Popen[bytes], url: str, timeout_s: float = START_TIMEOUT_S) -> None:
-    """Poll until the URL answers 200; a proxy without its application says 404."""
+    """Poll until the URL answers 200. A proxy without its application says 404."""
     give_up = time.perf_counter() + timeout_s
     async with new_session(5) as session:
         while time.perf_counter() < give_up:

@@ -68,7 +68,7 @@ def cache_gib(model: Path, cache_tokens: int) -> float:
 
 @contextlib.contextmanager
 def stack(scratch: Path, policy: str, tier1: dict[str, Any], ingress: int = 1) -> Iterator[Target]:
-    """The whole stack with several replicas of tier 1 and so many gateways; its frontier is never reached."""
+    """The whole stack with several replicas of tier 1 and so many gateways. Its frontier is never reached."""
     port = free_port()
     overrides: dict[str, Any] = {
         "GATEWAY__PORT": port,
@@ -88,7 +88,7 @@ def stack(scratch: Path, policy: str, tier1: dict[str, Any], ingress: int = 1) -
 
 
 async def until_answers(target: Target) -> None:
-    """/healthz speaks for the gateway alone; a token says that an engine is there."""
+    """/healthz speaks for the gateway alone. A token says that an engine is there."""
     body = {"model": target.model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
     give_up = time.perf_counter() + START_TIMEOUT_S
     async with new_session(60) as session:

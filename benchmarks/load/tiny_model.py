@@ -10,7 +10,7 @@ WEIGHTS_SEED = 11
 
 
 class Shape(NamedTuple):
-    """How large the model is; its vocabulary is the tokenizer's."""
+    """How large the model is. Its vocabulary is the tokenizer's."""
 
     hidden_size: int = 64
     layers: int = 2
@@ -19,7 +19,7 @@ class Shape(NamedTuple):
 
 
 def write_model(folder: Path, tokenizer_folder: Path, shape: Shape = Shape()) -> Path:  # noqa: B008 - a frozen value
-    """Save it in `folder`, where vLLM can load it, and return the folder; a model that is there already is kept."""
+    """Save it in `folder`, where vLLM can load it, and return the folder. A model that is there already is kept."""
     import torch  # noqa: PLC0415 - seconds to import
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig, Qwen2Config, Qwen2ForCausalLM  # noqa: PLC0415
 

@@ -112,7 +112,7 @@ class Workload(BaseModel):
         return [{"role": "system", "content": self._words(f"group {group}", self.system_words)}]
 
     def question(self, session: int, turn: int) -> dict[str, str]:
-        """A user message that nobody else sends; the document it is about, if any, comes first and is shared."""
+        """A user message that nobody else sends. The document it is about, if any, comes first and is shared."""
         own = self._words(f"session {session} turn {turn}", self.user_words)
         if not self.documents or turn:
             return {"role": "user", "content": own}
@@ -148,9 +148,9 @@ Send = Callable[[list[dict[str, str]], str], Awaitable[Sample]]
 async def play(
     workload: Workload, send: Send, on_done: Callable[[], object] = lambda: None
 ) -> tuple[list[Sample], float]:
-    """Send every request of a load; (samples in order of completion, wall seconds).
+    """Send every request of a load. (samples in order of completion, wall seconds).
 
-    send: messages and a session id in, what the client saw out; sample.text is the next assistant message.
+    send: messages and a session id in, what the client saw out. sample.text is the next assistant message.
     """
     samples: list[Sample] = []
 
@@ -164,7 +164,7 @@ async def play(
 async def play_open(
     workload: Workload, send: Send, on_done: Callable[[], object] = lambda: None, seed: int | str = 0
 ) -> tuple[list[Sample], float]:
-    """As `play`, but conversations begin at the load's own times; a later turn follows its answer and a pause."""
+    """As `play`, but conversations begin at the load's own times. A later turn follows its answer and a pause."""
     if workload.arrival is None:
         raise ValueError(f"the load {workload.name} says nothing of arrivals; add `arrival:` to its file")
     samples: list[Sample] = []
@@ -180,7 +180,7 @@ async def play_open(
 async def _converse(
     workload: Workload, session: int, send: Send, samples: list[Sample], on_done: Callable[[], object]
 ) -> Sample:
-    """One conversation; returns its first sample, which is the one that arrived."""
+    """One conversation. Returns its first sample, which is the one that arrived."""
     pauses = random.Random(f"{workload.seed} pauses of {session}")
     think_s = 0.0 if workload.arrival is None else workload.arrival.think_s
     messages = workload.opening(session)

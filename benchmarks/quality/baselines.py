@@ -23,7 +23,7 @@ N_COMPONENTS = 100
 
 @dataclass(frozen=True)
 class Scored:
-    """A router's scores of the test pairs, shape (n,) each; None where it says no such thing.
+    """A router's scores of the test pairs, shape (n,) each. None where it says no such thing.
 
     p_tier1_ok: high = stay, orders the requests, any scale. probability: of the same, held to its word.
     """
@@ -39,7 +39,7 @@ def random_order(train: Sequence[Pair], test: Sequence[Pair], seed: int) -> Scor
 
 
 def category_mean(train: Sequence[Pair], test: Sequence[Pair], seed: int) -> Scored:
-    """Share of the category's training pairs on which tier 1 did as well; shrunken, the common mean when unknown."""
+    """Share of the category's training pairs on which tier 1 did as well. Shrunken, the common mean when unknown."""
     common = float(np.mean([pair.tier1_ok for pair in train]))
     rate = {}
     for category in {pair.category for pair in train}:

@@ -72,7 +72,7 @@ class Split:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and print; 0 when done."""
+    """Measure and print. Returns 0 when done."""
     files = {path.resolve(): load(path) for path in [*args.train, args.test]}
     name = source_name(args.test)
     rows: list[dict[str, object]] = []
@@ -191,13 +191,13 @@ def ask(artefact: Path, kind: str, test: Path, n_answers: int | None = None) -> 
 
 
 def models(*arguments: str) -> str:
-    """Standard output of `python -m models`; its messages pass through. Raises CalledProcessError when it fails."""
+    """Standard output of `python -m models`. Its messages pass through. Raises CalledProcessError when it fails."""
     command = [sys.executable, "-m", "models", *arguments]
     return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def commit() -> str | None:
-    """Short hash of the tree that was measured; None outside a checkout."""
+    """Short hash of the tree that was measured. None outside a checkout."""
     done = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -259,7 +259,7 @@ def check_promise(
 ) -> list[dict[str, object]]:
     """Draw label sets, choose a threshold from each, and see how often the bad drafts shown stay within the target.
 
-    The test pairs of a category stand for all its traffic; a label set is as many drawn with replacement.
+    The test pairs of a category stand for all its traffic. A label set is as many drawn with replacement.
     """
     rng = np.random.default_rng(args.seed)
     names = sorted({pair.category for pair in test})

@@ -15,7 +15,7 @@ from matplotlib import pyplot as plt
 
 
 def plot(folder: Path, name: str, scored: Mapping[str, Scored], test: Sequence[Pair]) -> list[Path]:
-    """Write both diagrams of one split; returns their paths."""
+    """Write both diagrams of one split. Returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     return [
         _quality(folder / f"{name}-quality.png", scored, test),

@@ -38,7 +38,7 @@ class Aim:
 
 
 def measure_aims(requests: Sequence[TraceRequest], setup: Setup) -> list[Aim]:
-    """Every aim; the replays take most of the time."""
+    """Every aim. The replays take most of the time."""
     return [*trace_aims(requests, setup), *spread_aims(setup), *index_aims(setup.seed), *decision_aims(setup.seed)]
 
 
@@ -51,7 +51,7 @@ def print_aims(aims: Sequence[Aim]) -> None:
 
 
 def trace_aims(requests: Sequence[TraceRequest], setup: Setup) -> list[Aim]:
-    """Hits, TTFT and balance on the trace, with one ingress process and with four."""
+    """Hits, TTFT and balance on the trace, with one gateway process and with four."""
     aims: list[Aim] = []
     rows: dict[tuple[str, int, int], Row] = {}
     wanted = [("kv_aware", 4, 1), ("round_robin", 4, 1), ("dynamo", 4, 1), ("kv_aware", 8, 1)]
@@ -79,7 +79,7 @@ def trace_aims(requests: Sequence[TraceRequest], setup: Setup) -> list[Aim]:
 
 
 def shared_prompt(tokens: int, rate_rps: float, seed: int, requests: int = 2000) -> list[TraceRequest]:
-    """Requests that share a system prompt of `tokens` and bring 200 tokens of their own; Poisson arrivals."""
+    """Requests that share a system prompt of `tokens` and bring 200 tokens of their own. Poisson arrivals."""
     rng = random.Random(seed)
     keys = tuple(block_keys(range(tokens // 512), 1, root_key("shared")))
     at_s, made = 0.0, []
@@ -156,7 +156,7 @@ def _fill_mirror(index: BlockIndex, replicas: int, blocks: int) -> list[MirrorBl
 
 
 def decision_aims(seed: int, replicas: int = 8, blocks: int = 62_500, rounds: int = 1000) -> list[Aim]:
-    """CPU time from token ids to a ranking, with full caches; every second prompt is cached, wholly or in part."""
+    """CPU time from token ids to a ranking, with full caches. Every second prompt is cached, wholly or in part."""
     rng = random.Random(seed)
     index = BlockIndex()
     mirrors = _fill_mirror(index, replicas, blocks)

@@ -22,15 +22,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--replicas", type=int, help="4 when replaying, 3 with --live")
     parser.add_argument("--capacity-tokens", type=int, default=1_000_000, help="KV cache of one replica (1,000,000)")
     parser.add_argument("--policy", default="all", choices=["all", *POLICIES])
-    parser.add_argument("--ingress", type=int, default=1, help="ingress processes with router states of their own (1)")
+    parser.add_argument("--ingress", type=int, default=1, help="gateway processes with router states of their own (1)")
     parser.add_argument("--speed", type=float, default=1.0, help="2: the trace's requests come twice as fast (1)")
     parser.add_argument("--limit", type=int, help="replay only the first requests of the trace")
     parser.add_argument("--prefill-tokens-per-s", type=float, default=20_000.0, help="of one replica (20,000)")
     parser.add_argument("--tpot-s", type=float, default=0.02, help="decode time per output token (0.02)")
     parser.add_argument("--block-size-tokens", type=int, default=512, help="tokens per hash_id of the trace (512)")
-    parser.add_argument("--news-delay-s", type=float, default=0.005, help="until the other ingresses know (0.005)")
     parser.add_argument(
-        "--tokenize-tokens-per-s", type=float, default=1e6, help="of one ingress; instant when there is only one (1e6)"
+        "--news-delay-s", type=float, default=0.005, help="until the other gateway processes know (0.005)"
+    )
+    parser.add_argument(
+        "--tokenize-tokens-per-s",
+        type=float,
+        default=1e6,
+        help="of one gateway process (1e6). With only one, it is instant",
     )
     parser.add_argument(
         "--host-tokens", type=int, default=0, help="KV cache of one replica in host memory, besides (0)"
@@ -120,7 +125,7 @@ def print_rows(rows: Sequence[Row], ceilings: dict[str, float]) -> None:
 
 
 def plot(rows: Sequence[Row], pooled_hit_rate: float, path: Path) -> None:
-    """Mean TTFT against hit rate, one point per policy; needs matplotlib (the `train` extra)."""
+    """Mean TTFT against hit rate, one point per policy. Needs matplotlib (the `train` extra)."""
     import matplotlib as mpl  # noqa: PLC0415 - an optional dependency
 
     mpl.use("Agg")

@@ -38,7 +38,7 @@ STACKS = {"kv_aware": "kv_aware", "power_of_two": "power_of_two", "ray_prefix_af
 
 def add_live_arguments(parser: argparse._ArgumentGroup) -> None:
     """Options of `python -m benchmarks replicas --live`."""
-    parser.add_argument("--live", action="store_true", help="start engines and measure; --replicas of them (3)")
+    parser.add_argument("--live", action="store_true", help="start engines (--replicas of them, 3) and measure")
     parser.add_argument("--targets", nargs="*", choices=[*STACKS, *PEERS], help="default: all that can be started")
     parser.add_argument("--peers", type=Path, help="folder with the commands smg and vllm-router")
     parser.add_argument("--workloads", nargs="+", choices=list(workloads()), default=LOADS)
@@ -147,7 +147,7 @@ async def measure_load(name: str, target: Target, load: Workload) -> dict[str, A
 
 
 def row(name: str, load: str, samples: list[Sample], wall_s: float) -> dict[str, Any]:
-    """The figures of one load; None where nothing succeeded."""
+    """The figures of one load. None where nothing succeeded."""
     done = [s for s in samples if s.error is None]
     cached = sum(s.cached_tokens or 0 for s in done)
     inputs = sum(s.input_tokens or 0 for s in done)
@@ -187,10 +187,10 @@ async def expected_against_found(target: Target, count: int) -> dict[str, Any]:
     modes: dict[str, int] = {}
     async with new_session() as session:
         for number in tqdm(range(count), desc="expected = found?", unit="request", file=sys.stderr):
-            seat = rng.randrange(load.sessions)
-            messages = [*load.opening(seat), load.question(seat, 0)]
+            place = rng.randrange(load.sessions)
+            messages = [*load.opening(place), load.question(place, 0)]
             if number % 2:  # every second one goes on with what an earlier one began
-                messages += [{"role": "assistant", "content": "Yes."}, load.question(seat, rng.randrange(1, 4))]
+                messages += [{"role": "assistant", "content": "Yes."}, load.question(place, rng.randrange(1, 4))]
             sample = await request(session, f"{target.url}/v1/chat/completions", chat(target.model, messages, 2))
             choice = ((sample.tierwise or {}).get("attempts") or [{}])[-1].get("replica")
             if choice is not None:
@@ -216,7 +216,7 @@ def overhead(scratch: Path, replicas: int, rounds: int) -> list[dict[str, Any]]:
 
 
 async def measure_overhead(targets: dict[str, Target], rounds: int) -> list[dict[str, Any]]:
-    """Rounds alternate between the stacks, so that what else the machine does hits both; the first one warms up."""
+    """Rounds alternate between the stacks, so that what else the machine does hits both. The first one warms up."""
     load = load_workload(workloads()["zero_reuse"])
     single: dict[str, list[float]] = {name: [] for name in targets}
     rps: dict[str, list[float]] = {name: [] for name in targets}
@@ -251,7 +251,7 @@ async def measure_overhead(targets: dict[str, Target], rounds: int) -> list[dict
 
 
 def print_live(document: dict[str, Any]) -> None:
-    """The tables; hits and tokens per second also relative to power of two choices."""
+    """The tables. Hits and tokens per second also relative to power of two choices."""
     base = {r["workload"]: r for r in document["rows"] if r["target"] == "power_of_two"}
     if document["rows"]:
         print(

@@ -49,7 +49,7 @@ print(json.dumps({"told": told.summary}, default=str))
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The mocker's outcome for one of our policies. difference: our hit rate less its own; both shares of the input."""
+    """The mocker's outcome for one of our policies. difference: our hit rate less its own. Both shares of the input."""
 
     policy: str
     replicas: int
@@ -66,7 +66,7 @@ class Reference:
 def references(
     python: Path, trace: Path, limit: int | None, speed: float, setup: Setup, rows: Sequence[Row]
 ) -> list[Reference]:
-    """The mocker's row for each of `rows` that it has a router for; python: of the environment that has the mocker.
+    """The mocker's row for each of `rows` that it has a router for. python: of the environment that has the mocker.
 
     Raises RuntimeError with the mocker's last words if it fails or takes longer than ten minutes.
     """

@@ -26,7 +26,7 @@ PEERS = {
 
 @contextlib.contextmanager
 def bare_engines(model: Path, cache_tokens: int, replicas: int) -> Iterator[list[str]]:
-    """OpenAI servers around the same engines; their base URLs."""
+    """OpenAI servers around the same engines. Their base URLs."""
     ports = [free_port() for _ in range(replicas)]
     with contextlib.ExitStack() as servers:
         for ready in [servers.enter_context(bare_engine(model, cache_tokens, port)) for port in ports]:
@@ -48,7 +48,7 @@ def peer(name: str, folder: Path, urls: list[str], model: str) -> Iterator[Targe
 def router(
     command: Path, policy: str, urls: Sequence[str], model: str, options: Sequence[str] = ()
 ) -> Iterator[Target]:
-    """vllm-router or sglang-router (`smg`) in front of servers; they take the same options."""
+    """vllm-router or sglang-router (`smg`) in front of servers. They take the same options."""
     port = free_port()
     flags = {
         "host": "127.0.0.1",
@@ -66,7 +66,7 @@ def router(
 
 @contextlib.contextmanager
 def bare_engine(model: Path, cache_tokens: int, port: int) -> Iterator[Callable[[], None]]:
-    """vLLM's own server, told what our stack tells its engines; yields a call that waits until it is up."""
+    """vLLM's own server, told what our stack tells its engines. Yields a call that waits until it is up."""
     settings = engines(model, 1, cache_tokens)
     events = {"enable_kv_cache_events": True, "endpoint": "tcp://*:0", "replay_endpoint": "tcp://*:0"}
     flags = {

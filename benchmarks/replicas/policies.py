@@ -1,6 +1,6 @@
 """The routing policies that the replay compares: ours through `rank_replicas`, the published ones by their own rules.
 
-Every policy gets the same view: who holds what, who is how busy, and (with several ingress processes) the same news
+Every policy gets the same view: who holds what, who is how busy, and (with several gateway processes) the same news
 from the others at the same delay.
 """
 
@@ -17,7 +17,7 @@ from routing.replicas.rank import Prompt, ReplicaConfig, rank_replicas
 
 
 class RouterView:
-    """What one ingress process knows of the replicas: its own bookings at once, the others' when they arrive."""
+    """What one gateway process knows of the replicas: its own bookings at once, the others' when they arrive."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class RouterView:
         seed: int,
         host_blocks: int = 0,
     ) -> None:
-        """host_blocks: KV blocks that one replica keeps in host memory besides; 0: it has no such tier."""
+        """host_blocks: KV blocks that one replica keeps in host memory besides. 0: it has no such tier."""
         self.replica_ids = [f"replica-{n}" for n in range(replicas)]
         self.capacity_tokens = capacity_blocks * block_size_tokens
         self.block_size_tokens = block_size_tokens
@@ -48,7 +48,7 @@ class RouterView:
         self.session_replica: dict[int, int] = {}
 
     def cached_tokens(self, request: TraceRequest) -> list[int]:
-        """Prefix of the prompt that each replica holds; the last token never counts, it is always computed."""
+        """Prefix of the prompt that each replica holds. The last token never counts, it is always computed."""
         held = self.index.match(request.keys)
         longest = request.input_tokens - 1
         return [min(held[replica_id] * self.block_size_tokens, longest) for replica_id in self.replica_ids]
@@ -86,7 +86,7 @@ class RouterView:
 
 
 class Policy:
-    """Chooses a replica; the hooks are for those that keep books of their own."""
+    """Chooses a replica. The hooks are for those that keep books of their own."""
 
     def __init__(self, view: RouterView) -> None:
         self.view = view
@@ -105,7 +105,7 @@ class Policy:
         """Its last token came."""
 
     def fewest(self, candidates: list[int], load: Callable[[int], float]) -> int:
-        """The candidate of least load; ties by lot."""
+        """The candidate of least load. Ties are decided by lot."""
         least = min(map(load, candidates))
         return self.view.random.choice([replica for replica in candidates if load(replica) == least])
 
@@ -138,7 +138,7 @@ class KvAware(Policy):
 
 
 class RoundRobin(Policy):
-    """One after the other; several ingress processes start at different replicas."""
+    """One after the other. Several gateway processes start at different replicas."""
 
     def __init__(self, view: RouterView) -> None:
         super().__init__(view)
@@ -220,7 +220,7 @@ class LlmD(Policy):
     """llm-d's default scorers: 2 * share of the prompt cached + free KV cache + emptiness of the queue."""
 
     def choose(self, number: int, request: TraceRequest, now: float) -> int:
-        """Highest sum; the queue's score is relative to the longest and the shortest."""
+        """Highest sum. The queue's score is relative to the longest and the shortest."""
         view = self.view
         cached = view.cached_tokens(request)
         queues = [load.waiting for load in view.loads]

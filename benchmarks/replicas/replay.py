@@ -1,10 +1,10 @@
 """Replay a trace over simulated replicas, once per routing policy, next to the ceilings no policy can pass.
 
-The model of a replica: it prefills one prompt after the other at a fixed rate, in order of arrival; cached tokens are
-free; its cache is an LRU of full blocks that holds a prompt from the moment it is routed there; decoding takes a fixed
+The model of a replica: it prefills one prompt after the other at a fixed rate, in order of arrival. Cached tokens are
+free. Its cache is an LRU of full blocks that holds a prompt from the moment it is routed there. Decoding takes a fixed
 time per output token beside the prefill and slows nothing. All policies get the same replicas, arrivals and news.
 With --ingress K the requests are dealt to K processes in turn. Each tokenizes one prompt at a time before it decides
-and knows its own bookings at once and those of the others after a delay; TTFT counts from arrival all the same.
+and knows its own bookings at once and those of the others after a delay. TTFT counts from arrival all the same.
 """
 
 import heapq
@@ -23,7 +23,7 @@ FIRST_TOKEN, FINISHED, NEWS = range(3)
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What the replicas and the ingress processes are like. Rates in tokens per second, times in seconds."""
+    """What the replicas and the gateway processes are like. Rates in tokens per second, times in seconds."""
 
     replicas: int = 4
     capacity_tokens: int = 1_000_000
@@ -50,7 +50,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One policy's outcome. Rates are shares of all input tokens; imbalance: most computed tokens over their mean.
+    """One policy's outcome. Rates are shares of all input tokens. imbalance: most computed tokens over their mean.
 
     host_hit_rate: loaded from host memory instead of computed, on top of hit_rate.
     """
@@ -77,7 +77,7 @@ class EngineCache:
         self._blocks: OrderedDict[int, None] = OrderedDict()
 
     def use(self, keys: Sequence[int]) -> int:
-        """Serve a prompt; returns how many of its first blocks were there."""
+        """Serve a prompt. Returns how many of its first blocks were there."""
         hits = next((depth for depth, key in enumerate(keys) if key not in self._blocks), len(keys))
         for key in reversed(keys):
             self._blocks[key] = None
@@ -95,7 +95,7 @@ def ceiling_hit_rate(requests: Sequence[TraceRequest], capacity_blocks: int | No
 
 
 def decisions(requests: Sequence[TraceRequest], setup: Setup) -> list[tuple[float, int, int]]:
-    """(when, place in the trace, ingress process) of every routing decision, in order of time."""
+    """(when, place in the trace, gateway process) of every routing decision, in order of time."""
     free_at = [0.0] * setup.ingress
     planned = []
     for number, request in enumerate(requests):

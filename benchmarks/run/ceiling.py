@@ -1,6 +1,6 @@
 """What the machine would allow at best, measured: bytes and arithmetic per second, and the tokens they bound.
 
-A decoded token reads every weight once and does two operations with each; requests of one step share the reading but
+A decoded token reads every weight once and does two operations with each. Requests of one step share the reading but
 not the arithmetic. So no engine passes min(batch * bandwidth / bytes, arithmetic / (2 * weights)) tokens a second, and
 no prefill passes arithmetic / (2 * weights). Keys and values are left out, which leaves it a bound.
 """
@@ -31,7 +31,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """What every token meets. bytes_read: per decoded step; computed: numbers that are multiplied per token."""
+    """What every token meets. bytes_read: per decoded step. computed: numbers that are multiplied per token."""
 
     bytes_read: int
     computed: int
@@ -48,7 +48,7 @@ def prefill_bound_tps(machine: Machine, weights: Weights) -> float:
 
 
 def read_weights(folder: Path) -> Weights:
-    """From the headers of a folder's safetensors files and its config; tensors are not loaded.
+    """From the headers of a folder's safetensors files and its config. Tensors are not loaded.
 
     The input embedding is looked up, not read whole, unless it is also the output matrix (tied).
     Raises FileNotFoundError when the folder has no safetensors file.
@@ -69,7 +69,7 @@ def read_weights(folder: Path) -> Weights:
 
 
 def shape_weights(config: Mapping[str, Any]) -> Weights:
-    """Of a dense decoder with grouped heads and a gated MLP, from its config.json; two bytes a number."""
+    """Of a dense decoder with grouped heads and a gated MLP, from its config.json. Two bytes a number."""
     hidden, layers = config["hidden_size"], config["num_hidden_layers"]
     kv = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
     layer = 2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * config["intermediate_size"]

@@ -56,7 +56,7 @@ def section_names(text: str) -> tuple[str, ...]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, print card, ceiling, tables and JSON, keep the result; 1 when a section failed."""
+    """Measure, print card, ceiling, tables and JSON, keep the result. Returns 1 when a section failed."""
     with tempfile.TemporaryDirectory(prefix="tierwise-bench-") as scratch:
         plan = plan_of(args, Path(scratch))
         return run_plan(plan, args.sections or (QUICK if args.quick else FULL), args.out)
@@ -77,7 +77,7 @@ def plan_of(args: argparse.Namespace, scratch: Path) -> Plan:
 
 
 def run_plan(plan: Plan, names: Sequence[str], keep_in: Path) -> int:
-    """Measure the sections; see `run`."""
+    """Measure the sections for `run`."""
     began = time.perf_counter()
     document: dict[str, Any] = {
         "card": cards.make_card(settings(plan, names), models(plan), plan.seed),
@@ -136,7 +136,7 @@ def models(plan: Plan) -> dict[str, str | None]:
 
 
 def measure_ceilings(plan: Plan) -> dict[str, Any]:
-    """Of tier 1's model; nothing of a running stack elsewhere, whose machine is not ours."""
+    """Of tier 1's model. Nothing of a running stack elsewhere, whose machine is not ours."""
     if plan.url is not None and "127.0.0.1" not in plan.url:
         return {}
     model = real_tier1(plan)["model"]

@@ -18,7 +18,7 @@ from benchmarks.run.spread import SPREAD, apart, chance_apart
 class Change:
     """One figure of one row in two results. by_ratio: B over A.
 
-    chance: of being apart with nothing changed; None where the ends are not those of rounds.
+    chance: of being apart with nothing changed. None where the ends are not those of rounds.
     """
 
     section: str

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check, choose, measure; 2 with what is missing where something is."""
+    """Check, choose and measure. Returns 2 when something is missing and prints what."""
     found = gpus()
     if lacks := missing(found):
         print("the GPU benchmarks cannot run here:")
@@ -52,12 +52,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def profile_for(memory_gib: float) -> Path | None:
-    """The largest profile that fits the card; None when none does."""
+    """The largest profile that fits the card. None when none does."""
     return next((profile for least_gib, profile in PROFILES if memory_gib >= least_gib), None)
 
 
 def missing(found: Sequence[object]) -> list[str]:
-    """What stands between this machine and its GPU, each with what to do about it; empty: nothing."""
+    """What stands between this machine and its GPU, each with what to do about it. empty: nothing."""
     checks: tuple[Callable[[], str | None], ...] = (lambda: driver(found), torch_build, vllm_build)
     return [lack for check in checks if (lack := check()) is not None]
 

@@ -41,7 +41,7 @@ GPU_SLO = Slo(ttft_s=0.5, tpot_s=0.03)
 
 @dataclass(frozen=True, slots=True)
 class Lab:
-    """What can be asked. direct: vLLM's own server; tier1: through the stack; behind: the server through the stack.
+    """What can be asked. direct: vLLM's own server. tier1: through the stack. behind: the server through the stack.
 
     folder: the weights and their tokenizer. None: a running stack has no such thing at hand.
     """
@@ -89,7 +89,7 @@ def tiny_tier1(plan: Plan) -> dict[str, Any]:
 
 
 def real_tier1(plan: Plan) -> dict[str, Any]:
-    """Tier 1 as the profile has it; on a GPU half of one, since the same engine's own server takes the other half."""
+    """Tier 1 as the profile has it. On a GPU half of one, since the same engine's own server takes the other half."""
     profile: dict[str, Any] = yaml.safe_load(plan.profile.read_text("utf-8"))
     tier1: dict[str, Any] = profile["tier1"]
     if not plan.gpu:
@@ -101,7 +101,7 @@ def real_tier1(plan: Plan) -> dict[str, Any]:
 
 
 class Labs:
-    """One lab at a time, kept for the sections that measure in it; leaving the block stops it."""
+    """One lab at a time, kept for the sections that measure in it. Leaving the block stops it."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -120,7 +120,7 @@ class Labs:
         self._stack.close()
 
     def enter(self, name: str) -> Lab:
-        """The lab of that name ("tiny" or "real"); another one that is open is stopped first."""
+        """The lab of that name ("tiny" or "real"). Another one that is open is stopped first."""
         if self._plan.url is not None:
             return running(self._plan)
         if self._open is None or self._open[0] != name:
@@ -138,7 +138,7 @@ def running(plan: Plan) -> Lab:
 
 @contextlib.contextmanager
 def started(name: str, plan: Plan) -> Iterator[Lab]:
-    """Start stack and server; both have generated a token when this yields. Raises SystemExit when one does not."""
+    """Start stack and server. Both have generated a token when this yields. Raises SystemExit when one does not."""
     tier1 = tiny_tier1(plan) if name == "tiny" else real_tier1(plan)
     port, server_port = free_port(), free_port()
     path = plan.scratch / f"{name}.yaml"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run measures with; every section takes from it what concerns it.
+    """What a run measures with. Every section takes from it what concerns it.
 
     quick: minutes instead of a quarter of an hour, with fewer rounds and a small model of random weights.
-    url: a running stack to measure; None: sections start what they need and stop it again.
+    url: a running stack to measure. None: sections start what they need and stop it again.
     direct: URL and model name of the running stack's engine called directly. peers: folder with the peers' commands.
     scratch: an empty folder for this run's files. profile: the one that a stack is started on.
     """

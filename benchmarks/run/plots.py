@@ -1,4 +1,4 @@
-"""Figures of `python -m benchmarks run`, from the rows its tables print; needs matplotlib (the `train` extra)."""
+"""Figures of `python -m benchmarks run`, from the rows its tables print. Needs matplotlib (the `train` extra)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -44,5 +44,5 @@ class Section(Protocol):
 
 
 def load_section(name: str) -> Section:
-    """The module of a section; raises ImportError when one of its libraries is missing."""
+    """The module of a section. Raises ImportError when one of its libraries is missing."""
     return cast(Section, importlib.import_module(SECTIONS[name]))

@@ -1,6 +1,6 @@
 """What several rounds of one measurement say together: the median, the smallest and the largest round.
 
-Every figure of a row has its spread beside it under NAME_spread; `benchmarks/run/compare.py` goes by that name.
+Every figure of a row has its spread beside it under NAME_spread. `benchmarks/run/compare.py` goes by that name.
 """
 
 import statistics
@@ -12,7 +12,7 @@ SPREAD = "_spread"
 
 
 def over_rounds(rounds: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
-    """Of every figure the median over rounds and [smallest, largest]; None where no round has it."""
+    """Of every figure the median over rounds and [smallest, largest]. None where no round has it."""
     result: dict[str, Any] = {"rounds": len(rounds)}
     for name in dict.fromkeys(name for figures in rounds for name in figures):
         values = [value for figures in rounds if (value := figures.get(name)) is not None]

@@ -1,4 +1,4 @@
-"""The floor section: what our own code adds to Ray Serve, around engines that answer at once.
+"""The floor section measures what our own code adds to Ray Serve, around engines that answer at once.
 
 Bare Ray is a no-op ingress and a no-op engine in the shape of the stack (bare_ray_app.py). Rounds alternate between it
 and the stack. `python -m benchmarks gateway` measures the same alone.
@@ -72,7 +72,7 @@ def added(ours: list[dict[str, float | None]], bare: list[dict[str, float | None
 
 
 def table(found: dict[str, Any]) -> str:
-    """Targets, then what is added; times in milliseconds."""
+    """Targets, then what is added. Times in milliseconds."""
     targets = [
         (
             row["row"],

@@ -1,6 +1,6 @@
 """The engine section: tier 1 through the stack, beside vLLM's own server with the same engine, in turns.
 
-Closed loop over concurrencies and lengths for throughput; no prompt is repeated, so that no cache helps either side.
+Closed loop over concurrencies and lengths for throughput. No prompt is repeated, so that no cache helps either side.
 A third arm sends to the server through the stack: there even the engine's process is the same.
 """
 
@@ -95,7 +95,7 @@ def rounds_of(lab: str, plan: Plan) -> int:
 
 
 async def measure_lab(lab: Lab, rounds: int, seed: int, quick: bool = False) -> tuple[list[dict[str, Any]], int]:
-    """Rounds in which the arms take turns; (rows, requests that warmed up and were thrown away)."""
+    """Rounds in which the arms take turns. (rows, requests that warmed up and were thrown away)."""
     arms = {DIRECT: lab.direct, TIER1: lab.tier1, BEHIND: None if quick else lab.behind}
     targets = {arm: target for arm, target in arms.items() if target is not None}
     loads = cells(lab.name, quick)
@@ -181,7 +181,7 @@ def ratio_rows(lab: Lab, seen: Seen) -> list[dict[str, Any]]:
 
 
 def table(found: dict[str, Any]) -> str:
-    """Figures of every arm, then the ratios; times in milliseconds."""
+    """Figures of every arm, then the ratios. Times in milliseconds."""
     head = ("load", "arm", "tokens/s", "TTFT p50 ms", "p99", "TPOT ms", "ITL p50/p99 ms", "goodput/s", "failed")
     lines, compared = [], []
     for row in found["rows"]:

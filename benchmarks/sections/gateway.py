@@ -154,7 +154,7 @@ async def measure_rounds(
 def round_numbers(
     whole: list[Sample], streamed: list[Sample], loaded: list[Sample], wall_s: float
 ) -> dict[str, float | None]:
-    """The figures of one round; None where nothing succeeded."""
+    """The figures of one round. None where nothing succeeded."""
     e2e = [s.e2e_s for s in whole if s.error is None and s.e2e_s is not None]
     ttft = [s.ttft_s for s in streamed if s.error is None and s.ttft_s is not None]
     gaps = [gap for s in streamed if s.error is None for gap in s.gaps_s]
@@ -171,7 +171,7 @@ def round_numbers(
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
-    """The table, milliseconds; under each pair what the stack adds to bare Ray."""
+    """The table, milliseconds. Under each pair what the stack adds to bare Ray."""
     head = ("p50 / p99, ms", "1 token, whole", "first of stream", "gap", "requests/s", "failed")
     cells = [
         [

@@ -1,6 +1,6 @@
 """The peers section: what else a user could put in front of an engine, in the same rounds on the same engine.
 
-Gateways stand in front of one vLLM server; ours does so as its frontier, and with tier 1 has an engine of its own that
+Gateways stand in front of one vLLM server. Ours does so as its frontier, and with tier 1 has an engine of its own that
 is told the same. Ray Serve LLM brings its own engine, too. The model is small, so that what is around the engine shows.
 """
 
@@ -44,7 +44,7 @@ LOADED = Cell("short", 48, 32, 8, 32)
 
 
 def measure(plan: Plan, labs: Labs) -> dict[str, Any]:
-    """One row a gateway, and one with its ratio to the bare engine; what does not start is named with its reason."""
+    """One row a gateway, and one with its ratio to the bare engine. What does not start is named with its reason."""
     lab = labs.enter("tiny")
     not_started: dict[str, str] = {}
     with contextlib.ExitStack() as running:
@@ -84,7 +84,7 @@ def proxy(command: Path, policy: str, engine: Target) -> Iterator[Target]:
 
 @contextlib.contextmanager
 def litellm(folder: Path, scratch: Path, engine: Target) -> Iterator[Target]:
-    """LiteLLM's proxy with one model; its price list is the one it brought along."""
+    """LiteLLM's proxy with one model. Its price list is the one it brought along."""
     port = free_port()
     params = {"model": f"openai/{engine.model}", "api_base": f"{engine.url}/v1", "api_key": "none"}
     config = {"model_list": [{"model_name": "engine", "litellm_params": params}]}
@@ -105,7 +105,7 @@ def litellm(folder: Path, scratch: Path, engine: Target) -> Iterator[Target]:
 
 @contextlib.contextmanager
 def ray_serve_llm(plan: Plan) -> Iterator[Target]:
-    """Ray Serve LLM with an engine of the same settings; on a CPU it insists on a worker process beside the engine."""
+    """Ray Serve LLM with an engine of the same settings. On a CPU it insists on a worker process beside the engine."""
     settings = tiny_tier1(plan)
     document = {
         "model_id": "engine",
@@ -216,7 +216,7 @@ def peer_versions(folder: Path | None) -> dict[str, str]:
 
 
 def table(found: dict[str, Any]) -> str:
-    """One line a gateway; times in milliseconds; the last columns are over the bare engine in the same round."""
+    """One line a gateway. Times in milliseconds. The last columns are over the bare engine in the same round."""
     head = (
         "gateway",
         "1 token p50/p99 ms",

@@ -22,7 +22,7 @@ from ray.serve.config import HTTPOptions
 
 
 def app(settings: dict[str, Any]) -> Any:
-    """The documented builder; what is not about the engine stays at Ray's defaults."""
+    """The documented builder. What is not about the engine stays at Ray's defaults."""
     from ray.serve.llm import LLMConfig, build_openai_app  # noqa: PLC0415 - after Ray has started
 
     config = LLMConfig(

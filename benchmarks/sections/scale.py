@@ -1,4 +1,4 @@
-"""The scale section: what more replicas and more ingress processes bring, running and, up to sixty-four, simulated.
+"""The scale section: what more replicas and more gateway processes bring, running and, up to sixty-four, simulated.
 
 Simulated by the replica router's own code: every replica gets the same requests a second of conversations that grow
 and share system prompts, so that a routing that scales keeps its hits and its TTFT. The model of a replica is
@@ -24,7 +24,7 @@ from routing.replicas.kv_blocks import block_keys, root_key
 REPLICAS = (1, 2, 4, 8, 16, 32, 64)
 POLICIES = ("kv_aware", "least_requests")
 REQUESTS_PER_REPLICA = 200
-# At 3,850 tokens a request this is .77 of a replica's 20,000 prefilled tokens a second before any cache, so that a
+# At 3,850 tokens a request this is 0.77 of a replica's 20,000 prefilled tokens a second before any cache, so that a
 # routing that loses its hits shows it.
 RATE_RPS_PER_REPLICA = 4.0
 BLOCK_TOKENS = 512
@@ -63,7 +63,7 @@ def measure(plan: Plan, _: Labs) -> dict[str, Any]:
 
 
 def measure_simulated(plan: Plan) -> list[dict[str, Any]]:
-    """Rows of every number of replicas and policy; a round is a trace of its own."""
+    """Rows of every number of replicas and policy. A round is a trace of its own."""
     sizes = [n for n in REPLICAS if not plan.quick or n <= 16]
     n_rounds = min(plan.rounds, ROUNDS)
     rows = []

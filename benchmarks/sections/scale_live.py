@@ -1,4 +1,4 @@
-"""What more replicas and ingress processes bring: running stacks of each size, one after the other.
+"""What more replicas and gateway processes bring: running stacks of each size, one after the other.
 
 Replicas of one small machine would share its cores and bring nothing. So these engines only wait: each answers eight
 requests at a time at a stated pace, as a GPU of its own would, and what is measured is the rest of the stack.
@@ -20,7 +20,7 @@ from benchmarks.run.plan import Plan
 from benchmarks.run.spread import over_rounds
 from benchmarks.sections.engine import Cell
 
-# (replicas of tier 1, ingress processes)
+# (replicas of tier 1, gateway processes)
 SIZES = ((1, 1), (2, 1), (3, 1), (3, 2))
 INGRESSES = (1, 2)
 LEVELS = (1, 4, 16, 48)
@@ -34,7 +34,7 @@ PACED_REQUESTS = 96
 
 
 def measure_live(plan: Plan) -> list[dict[str, Any]]:
-    """One row a size, and one per number of ingress processes and requests at a time."""
+    """One row a size, and one per number of gateway processes and requests at a time."""
     rows = []
     rounds = min(plan.rounds, ROUNDS)
     for replicas, ingress in tqdm(SIZES, desc="scale, replicas", unit="stack", file=sys.stderr):
@@ -60,7 +60,7 @@ def measure_live(plan: Plan) -> list[dict[str, Any]]:
 
 
 async def measure_size(target: Target, rounds: int, seed: int) -> list[dict[str, float | None]]:
-    """More streams at once than one replica takes; round 0 warms up with as many as are under way."""
+    """More streams at once than one replica takes. Round 0 warms up with as many as are under way."""
     found = []
     async with new_session() as session:
         for round_number in range(rounds + 1):
@@ -78,7 +78,7 @@ async def measure_size(target: Target, rounds: int, seed: int) -> list[dict[str,
 
 
 async def measure_levels(target: Target, rounds: int) -> dict[int, list[dict[str, float | None]]]:
-    """One token whole, more and more at a time; round 0 warms up."""
+    """One token whole, more and more at a time. Round 0 warms up."""
     found: dict[int, list[dict[str, float | None]]] = {level: [] for level in LEVELS}
     body = {"model": target.model, "messages": [{"role": "user", "content": "Name three colours."}], "max_tokens": 1}
     async with new_session() as session:
@@ -105,7 +105,7 @@ async def measure_levels(target: Target, rounds: int) -> dict[int, list[dict[str
 
 
 def live_table(rows: list[dict[str, Any]]) -> str:
-    """Sizes first, then the ingress alone; times in milliseconds."""
+    """Sizes first, then the ingress alone. Times in milliseconds."""
     sizes = [
         (
             row["row"],

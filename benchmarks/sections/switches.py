@@ -1,7 +1,7 @@
 """The switches section: what each kernel switch of an engine is worth, one at a time, on vLLM's own server.
 
 A server is started per switch with tier 1's settings and that one change, so that a difference has one cause. On a GPU
-these are CUDA graphs, batching, prefix caching, chunked prefill, FP8, speculation; a CPU has compilation and threads.
+these are CUDA graphs, batching, prefix caching, chunked prefill, FP8, speculation. A CPU has compilation and threads.
 """
 
 import asyncio
@@ -66,7 +66,7 @@ def measure(plan: Plan, _: Labs) -> dict[str, Any]:
 
 
 def settings_with(tier1: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """Tier 1's engine with one change; without chunked prefill a prompt must fit into one step."""
+    """Tier 1's engine with one change. Without chunked prefill a prompt must fit into one step."""
     settings = {name: value for name, value in tier1.items() if name not in DEPLOYMENT_KEYS} | change
     if settings.get("chunked_prefill") is False:
         settings["step_tokens"] = settings["max_context_tokens"]
@@ -75,7 +75,7 @@ def settings_with(tier1: dict[str, Any], change: dict[str, Any]) -> dict[str, An
 
 @contextlib.contextmanager
 def server(settings: dict[str, Any]) -> Iterator[Target]:
-    """vLLM's own server on a free port, started as the stack starts its stand-in; it ends when its input does."""
+    """vLLM's own server on a free port, started as the stack starts its stand-in. It ends when its input does."""
     port = free_port()
     child = subprocess.Popen(
         [sys.executable, "-m", "serving.engine.standin"],
@@ -102,7 +102,7 @@ def server(settings: dict[str, Any]) -> Iterator[Target]:
 
 
 def cpu_environment(settings: dict[str, Any]) -> dict[str, str]:
-    """What an engine on a CPU reads before it starts; loopback for both kinds."""
+    """What an engine on a CPU reads before it starts. Loopback for both kinds."""
     common = {"VLLM_HOST_IP": "127.0.0.1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
     if (threads := settings.get("cpu_threads")) is None:
         return common
@@ -111,7 +111,7 @@ def cpu_environment(settings: dict[str, Any]) -> dict[str, str]:
 
 
 async def measure_switch(target: Target, cell: Cell, slo: Slo, rounds: int, seed: int) -> list[dict[str, float | None]]:
-    """Half of the requests share a system prompt, so that a prefix cache has something to keep; round 0 warms up."""
+    """Half of the requests share a system prompt, so that a prefix cache has something to keep. Round 0 warms up."""
     found = []
     async with new_session() as session:
         for round_number in range(rounds + 1):

@@ -1,6 +1,6 @@
 """The client section: the same load by a load generator that is not ours, `vllm bench serve`, against the same stack.
 
-Rounds alternate. Both send as many prompts of the same make, so many at a time; where they agree within 5 %, our
+Rounds alternate. Both send as many prompts of the same make, so many at a time. Where they agree within 5 %, our
 client's figures are not of its own making.
 """
 

@@ -37,7 +37,7 @@ def measure(plan: Plan, labs: Labs) -> dict[str, Any]:
 
 
 async def measure_lab(lab: Lab, loads: Sequence[Workload], rounds: int, seed: int) -> dict[str, Any]:
-    """Arms take turns within each round; a round has prompts of its own."""
+    """Arms take turns within each round. A round has prompts of its own."""
     arms = {DIRECT: lab.direct, TIER1: lab.tier1}
     targets = {arm: target for arm, target in arms.items() if target is not None}
     rows = []
@@ -90,7 +90,7 @@ async def play_one(
 
 
 def table(found: dict[str, Any]) -> str:
-    """One line a load and arm; times in milliseconds."""
+    """One line a load and arm. Times in milliseconds."""
     head = ("load", "arm", "begin/s", "answers/s", "TTFT p50 ms", "p99", "TPOT ms", "goodput/s", "hits", "failed")
     lines = [
         (

@@ -14,7 +14,7 @@ from routing.records import Record
 
 
 class Answer(Record):
-    """One answer as the client saw it. output is None when the request failed; error says how."""
+    """One answer as the client saw it. output is None when the request failed. Error says how."""
 
     task: str = Field(description="id of the task")
     model: str = Field(description="as it was asked for: tier1, frontier, auto")
@@ -24,7 +24,7 @@ class Answer(Record):
 
 
 async def ask(session: aiohttp.ClientSession, url: str, task: Task, model: str) -> Answer:
-    """One question; never raises for what the stack does."""
+    """One question. Never raises for what the stack does."""
     try:
         async with session.post(f"{url}/v1/chat/completions", json=task.body(model)) as reply:
             if reply.status != 200:

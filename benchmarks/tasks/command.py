@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do it; 2 when a file is not what it should be."""
+    """Run the chosen action. Returns 2 when a file is not what it should be."""
     try:
         return ACTIONS[args.action](args)
     except (OSError, ValueError) as error:
@@ -84,7 +84,7 @@ def export_tasks(args: argparse.Namespace) -> int:
 
 
 def ask_stack(args: argparse.Namespace) -> int:
-    """Ask, and say how many answers came and how many were right; 1 when any failed."""
+    """Ask, and print how many answers came and how many were right. Returns 1 when any failed."""
     made = some(tasks(args.split, args.seed), args.per_family, args.skip)
     by_id = {task.id: task for task in made}
     started = time.perf_counter()
@@ -113,7 +113,7 @@ def make_pairs(args: argparse.Namespace) -> int:
 
 
 def report(args: argparse.Namespace) -> int:
-    """Replay every strategy; with answers of `auto` among the files, also what was really done."""
+    """Replay every strategy. With answers of `auto` among the files, also what was really done."""
     made, answers, ledger = tasks(args.split, args.seed), read_answers(args.answers), read_ledger(args.ledger)
     asked = join(made, answers, ledger)
     data = strategies.columns(asked)
@@ -155,7 +155,7 @@ def some(made: Sequence[Task], per_family: int | None, skip: int) -> list[Task]:
 
 
 def grade_answers(args: argparse.Namespace) -> int:
-    """One line an answer: {"id", "kind", "category", "quality"}; raises ValueError for an id that no task has."""
+    """One line an answer: {"id", "kind", "category", "quality"}. Raises ValueError for an id that no task has."""
     by_id = {task.id: task for task in read_tasks(args.tasks)}
     for number, line in enumerate(args.answers.read_text(encoding="utf-8").splitlines(), start=1):
         answer = json.loads(line)

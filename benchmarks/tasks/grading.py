@@ -13,7 +13,7 @@ _EDGE = " \t\n\r.,;:!\"'`*()[]"
 
 
 def grade(verifier: Verifier, answer: str) -> float:
-    """1.0 when the answer is right, else 0.0; never raises for what a model wrote."""
+    """1.0 when the answer is right, else 0.0. Never raises for what a model wrote."""
     match verifier:
         case Exact():
             right = plain(answer) in {plain(a) for a in verifier.answers}
@@ -42,7 +42,7 @@ def unfenced(answer: str) -> str:
 
 
 def same_json(answer: str, value: dict[str, Any]) -> bool:
-    """Whether the answer parses to exactly this; text compares without case and outer spaces."""
+    """Whether the answer parses to exactly this. Text compares without case and outer spaces."""
     try:
         return bool(folded(json.loads(unfenced(answer))) == folded(value))
     except (ValueError, RecursionError):
@@ -50,7 +50,7 @@ def same_json(answer: str, value: dict[str, Any]) -> bool:
 
 
 def folded(value: Any) -> Any:
-    """JSON with every text in lower case and stripped; True stays apart from 1."""
+    """JSON with every text in lower case and stripped. True stays apart from 1."""
     if isinstance(value, dict):
         return {k: folded(v) for k, v in value.items()}
     if isinstance(value, list):

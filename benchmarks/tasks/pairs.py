@@ -25,7 +25,7 @@ class Asked:
     frontier: RequestRecord
 
     def cost_usd(self, kind: AttemptKind) -> float | None:
-        """Dollars of all attempts of a kind; None when one of them has no known price."""
+        """Dollars of all attempts of a kind. None when one of them has no known price."""
         row = self.frontier if kind is AttemptKind.FRONTIER else self.tier1
         costs = [a.cost_usd for a in row.attempts if a.kind is kind]
         return None if None in costs else sum(c for c in costs if c is not None)
@@ -58,7 +58,7 @@ def join(tasks: Sequence[Task], answers: Iterable[Answer], ledger: Mapping[str, 
 
 
 def as_asked(task: Task, drafted: Answer, tier1: RequestRecord, answered: Answer, frontier: RequestRecord) -> Asked:
-    """One pair; signals that the stack was not told to buy are None."""
+    """One pair. Signals that the stack was not told to ask for are None."""
     draft, verdict = drafted.output or "", tier1.verdict
     pair = Pair(
         id=task.id,

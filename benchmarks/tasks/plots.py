@@ -17,7 +17,7 @@ from matplotlib import pyplot as plt
 def plot(
     folder: Path, data: Columns, scores: Mapping[str, NDArray[np.float64]], points: Sequence[Mapping[str, object]]
 ) -> list[Path]:
-    """Write both diagrams. scores: p(tier 1 will do) by name; points: rows of strategies to mark."""
+    """Write both diagrams. scores: p(tier 1 will do) by name. points: rows of strategies to mark."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "tasks-quality.png", folder / "tasks-reliability.png"]
     figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")

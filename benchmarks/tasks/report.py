@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 
 
 def read_panel(folder: Path, kind: HeadKind) -> Panel:
-    """A trained head as serving reads it; serving also checks its hash before it starts."""
+    """A trained head as serving reads it. Serving also checks its hash before it starts."""
     manifest = Manifest.model_validate_json((folder / f"{kind}.json").read_text())
     return panel_of(manifest, safetensors.numpy.load_file(folder / f"{kind}.safetensors"))
 
@@ -57,7 +57,7 @@ def strategy_row(outcome: Outcome, data: Columns) -> dict[str, Any]:
 def family_rows(asked: Sequence[Asked], quality_target: float) -> list[dict[str, Any]]:
     """Per kind of task and in all: both tiers, tier 1 as a share of the frontier, the escalation that a target needs.
 
-    escalate_at_least: what a perfect choice would send up; at_random: what a blind one would. No saving beyond 1 minus
+    escalate_at_least: what a perfect choice would send up. at_random: what a blind one would. No saving beyond 1 minus
     the first can be promised.
     """
     rows = []
@@ -127,7 +127,7 @@ def router_facts(rows: Sequence[RequestRecord]) -> dict[str, Any]:
 
 
 def heads_row(p_router: Floats, p_gate: Floats, data: Columns) -> dict[str, Any]:
-    """How well the heads rank and are calibrated here; `ok` is what is promised: not worse than the frontier."""
+    """How well the heads rank and are calibrated here. `ok` is what is promised: not worse than the frontier."""
     ok, bad_draft = 1 - data.bad, (data.tier1 < 0.5).astype(float)
     return {
         "router_auroc_ok": auroc(p_router, ok),
@@ -141,7 +141,7 @@ def heads_row(p_router: Floats, p_gate: Floats, data: Columns) -> dict[str, Any]
 
 
 def head_times(pairs: Sequence[Pair], panel: Panel, name: str) -> dict[str, float]:
-    """CPU milliseconds that a head takes for a request it has not seen, p50 and p99; the first one only warms up."""
+    """CPU milliseconds that a head takes for a request it has not seen, p50 and p99. The first one only warms up."""
     times_s = []
     panel.score(evidence_of(pairs[0], panel.manifest.kind))
     for pair in pairs[1:]:

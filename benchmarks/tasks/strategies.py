@@ -1,7 +1,8 @@
 """Every way to choose a tier, replayed over answers that both tiers gave: what is shown, what it costs.
 
-The heads and walks are those of serving (routing/), the grades and dollars those of tasks and ledger; only the order of
-events is ours. A strategy that is not real (random, the ideal choice) is marked by having no cost of its own signals.
+The heads and sequences are those of serving (routing/), the grades and dollars those of tasks and ledger. Only the
+order of events is ours. A strategy that is not real (random, the ideal choice)
+is marked by having no cost of its own signals.
 """
 
 from collections.abc import Sequence
@@ -100,13 +101,13 @@ def learned(asked: Sequence[Asked], data: Columns, router: Panel, gate: Panel, t
 
 def routed(asked: Sequence[Asked], router: Panel, target: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Whether the router sends each request to tier 1: by its own promise, and in front of the gate."""
-    walks = router.sequences(target)
+    sequences = router.sequences(target)
     joint = next((j.by_category for j in router.manifest.joint if j.quality_target == target), {})
     alone_says, joint_says = [], []
     for one in asked:
         evidence = evidence_of(one.pair, HeadKind.ROUTER)
         p, category = router.score(evidence).p_tier1_ok, one.pair.category
-        known = [w for w in walks if w.looks[0].reads.known(evidence)]
+        known = [w for w in sequences if w.looks[0].reads.known(evidence)]
         promised = known[-1].by_category.get(category) if known else None
         alone_says.append(promised is not None and promised.threshold is not None and p >= promised.threshold)
         joint_says.append(category in joint and p >= joint[category])
@@ -115,24 +116,24 @@ def routed(asked: Sequence[Asked], router: Panel, target: float) -> tuple[NDArra
 
 def gated(asked: Sequence[Asked], gate: Panel, target: float) -> tuple[NDArray[np.bool_], Floats]:
     """Whether the gate accepts each draft, and what its signals cost until it knew."""
-    walk = gate.sequences(target)[-1]
-    prices = [look.price_ratio for look in walk.looks]
+    sequence = gate.sequences(target)[-1]
+    prices = [step.price_ratio for step in sequence.looks]
     accepted, paid = [], []
     for one in asked:
         evidence = evidence_of(one.pair, HeadKind.GATE)
-        promised = walk.by_category.get(one.pair.category)
+        promised = sequence.by_category.get(one.pair.category)
         threshold = None if promised is None else promised.threshold
         ps, cost = [], 0.0
-        for number, look in enumerate(walk.looks):
-            if not look.reads.known(evidence):
+        for number, step in enumerate(sequence.looks):
+            if not step.reads.known(evidence):
                 ruling = Ruling.REJECT  # asked for in vain; what it cost is in the attempts that were
                 break
             if number:
-                signal = signal_of(walk.looks[number - 1].reads, look.reads)
+                signal = signal_of(sequence.looks[number - 1].reads, step.reads)
                 assert signal is not None
-                bought = one.cost_usd(PAID[signal])
-                cost = np.nan if bought is None else cost + bought
-            ps.append(gate.score(evidence, look.reads).p_tier1_ok)
+                spent = one.cost_usd(PAID[signal])
+                cost = np.nan if spent is None else cost + spent
+            ps.append(gate.score(evidence, step.reads).p_tier1_ok)
             if (ruling := rule(ps, prices, threshold)) is not Ruling.BUY:
                 break
         accepted.append(ruling is Ruling.ACCEPT)

@@ -47,7 +47,7 @@ class Split(StrEnum):
 
 DRAW_ORDER = (Split.TEST, Split.CALIBRATION, Split.TRAIN, Split.TUNING)
 SIZES = {Split.TRAIN: 120, Split.CALIBRATION: 120, Split.TEST: 60}  # questions a family
-# Of the tuning split: more where tier 1 was worth less than .91 of the frontier, at most what a family can still make.
+# Of the tuning split: more where tier 1 was worth less than 0.91 of the frontier, at most what a family can still make.
 TUNING_SIZES = {
     "arithmetic": 240, "word_problems": 320, "units": 180, "dates": 360, "extraction": 160, "lookup": 240,
     "ordering": 240, "tickets": 420, "code_output": 340, "code_functions": 480, "strings": 240, "counting": 240,
@@ -83,7 +83,7 @@ def family(name: str, make: Generator, levels: tuple[int, ...], split: Split, se
 def draw(
     name: str, make: Generator, levels: tuple[int, ...], split: Split, seed: int, taken: set[str]
 ) -> Iterator[Task]:
-    """`size` new questions; their keys are added to `taken`."""
+    """`size` new questions. Their keys are added to `taken`."""
     rng = random.Random(f"{seed}:{split}:{name}")
     for number in range(size(split, name)):
         level = levels[number % len(levels)]

@@ -11,28 +11,28 @@ from routing.records import Record
 
 
 class Exact(Record):
-    """Right when the answer is one of `answers`; case, outer punctuation and spacing do not count."""
+    """Right when the answer is one of `answers`. Case, outer punctuation and spacing do not count."""
 
     kind: Literal["exact"] = "exact"
     answers: tuple[str, ...] = Field(min_length=1)
 
 
 class Number(Record):
-    """Right when the last number of the answer is `value`; a unit or a sentence around it does not count."""
+    """Right when the last number of the answer is `value`. A unit or a sentence around it does not count."""
 
     kind: Literal["number"] = "number"
     value: float
 
 
 class Json(Record):
-    """Right when the answer is JSON equal to `value`; a code fence around it does not count."""
+    """Right when the answer is JSON equal to `value`. A code fence around it does not count."""
 
     kind: Literal["json"] = "json"
     value: dict[str, Any]
 
 
 class Program(Record):
-    """Right when the answer's Python function returns what every case expects; run by sandbox.py."""
+    """Right when the answer's Python function returns what every case expects. Run by sandbox.py."""
 
     kind: Literal["program"] = "program"
     function: str
@@ -53,7 +53,7 @@ Verifier = Annotated[Exact | Number | Json | Program | Listing, Field(discrimina
 
 
 class Task(Record):
-    """One generated request. kind: its family, the suite's category; category: what routing derives from the prompt."""
+    """One generated request. kind: its family, the suite's category. category: what routing derives from the prompt."""
 
     id: str
     kind: str

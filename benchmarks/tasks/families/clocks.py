@@ -10,7 +10,7 @@ _MONTHS = ("January", "February", "March", "April", "May", "June", "July", "Augu
 
 
 def date(rng: random.Random, level: int) -> Question:
-    """1: a written date as YYYY-MM-DD; 2: a time of the 12-hour clock as HH:MM."""
+    """1: a written date as YYYY-MM-DD. 2: a time of the 12-hour clock as HH:MM."""
     if level == 1:
         day = datetime.date(rng.randint(1990, 2035), 1, 1) + datetime.timedelta(days=rng.randrange(365))
         shown = f"{day.day} {_MONTHS[day.month - 1]} {day.year}"

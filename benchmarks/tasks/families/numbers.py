@@ -20,7 +20,7 @@ _HOLDERS = ("boxes", "bags", "crates", "baskets", "shelves", "trays", "rows", "p
 
 
 def arithmetic(rng: random.Random, level: int) -> Question:
-    """1: sum or difference of two-digit numbers; 2: of three-digit ones; 3: one digit times two; 4: two times two."""
+    """1: sum or difference of two-digit numbers. 2: of three-digit ones. 3: one digit times two. 4: two times two."""
     if level <= 2:
         low, high = (11, 99) if level == 1 else (101, 999)
         a, b = rng.randint(low, high), rng.randint(low, high)

@@ -55,7 +55,7 @@ _ENDS: tuple[tuple[str, str, Callable[[list[int]], Any]], ...] = (
 
 
 def function(rng: random.Random, level: int) -> Question:
-    """1: filter a list and change each; 2: then gather, too."""
+    """1: filter a list and change each. 2: then gather, too."""
     k, j = rng.randint(2, 9), rng.randint(2, 9)
     which, kept, keeps = rng.choice(_FILTERS)
     changed, made, change = rng.choice(_MAPS)

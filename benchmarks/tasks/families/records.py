@@ -17,7 +17,7 @@ _FIRST = ("Mira", "Tom", "Ines", "Paul", "Vera", "Otto", "Lena", "Karl", "Nora",
 
 
 def extraction(rng: random.Random, level: int) -> Question:
-    """1: three plain fields; 2: five fields, with numbers that belong to nothing and a total to leave out."""
+    """1: three plain fields. 2: five fields, with numbers that belong to nothing and a total to leave out."""
     name, city, product = rng.choice(_NAMES), rng.choice(_CITIES), rng.choice(_PRODUCTS)
     quantity, price, order = rng.randint(2, 40), rng.randint(5, 400), rng.randint(1000, 9999)
     value: dict[str, Any] = {"customer": name, "city": city, "product": product}
@@ -56,7 +56,7 @@ def extraction(rng: random.Random, level: int) -> Question:
 
 
 def lookup(rng: random.Random, level: int) -> Question:
-    """1: one fact of one of three people; 2: who fits two facts, among four."""
+    """1: one fact of one of three people. 2: who fits two facts, among four."""
     n = 2 + level
     people = rng.sample(_FIRST, n)
     drinks, pets, jobs = (rng.sample(pool, n) for pool in (_DRINKS, _PETS, _JOBS))

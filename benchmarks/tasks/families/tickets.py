@@ -1,4 +1,4 @@
-"""Support tickets of an imaginary shop, each of one class; the words of a class are spread over many phrasings."""
+"""Support tickets of an imaginary shop, each of one class. The words of a class are spread over many phrasings."""
 
 import random
 
@@ -71,7 +71,7 @@ _TEXTS = {
 
 
 def ticket(rng: random.Random, level: int) -> Question:
-    """1: the plain phrasings of a class; 2: those that name neither the class nor its usual words."""
+    """1: the plain phrasings of a class. 2: those that name neither the class nor its usual words."""
     label = rng.choice(CLASSES)
     texts = _TEXTS[label]
     text = rng.choice(texts[:3] if level == 1 else texts[3:]).format(thing=rng.choice(_THINGS), n=rng.randint(2, 60))

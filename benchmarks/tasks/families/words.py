@@ -1,4 +1,4 @@
-"""Work on words: sort, pick, count; lists that follow orders; short phrases in another language."""
+"""Work on words: sort, pick, count. Lists that follow orders. Short phrases in another language."""
 
 import random
 import re
@@ -84,7 +84,7 @@ _ADJECTIVES = {
 
 
 def string(rng: random.Random, level: int) -> Question:
-    """1: capital letters, or the first or last word; 2: three sorted words."""
+    """1: capital letters, or the first or last word. 2: three sorted words."""
     if level == 1:
         words = rng.sample(_WORDS, 4)
         shown = " ".join(words)
@@ -104,7 +104,7 @@ def string(rng: random.Random, level: int) -> Question:
 
 
 def instruction(rng: random.Random, level: int) -> Question:
-    """1: so many things of a kind between marks; 2: one word so many times."""
+    """1: so many things of a kind between marks. 2: one word so many times."""
     n = rng.randint(3, 6)
     mark, name = rng.choice(_SEPARATORS)
     if level == 1:
