@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.load.text_table import number, spread
 from benchmarks.run.compare import read
-from benchmarks.run.section import number, spread
 from benchmarks.sections.vllm_bench import AGREES_WITHIN, OURS, RATES, SECONDS, THEIRS
 
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"

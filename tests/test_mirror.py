@@ -101,8 +101,6 @@ COVERED_BY = {
     "tests/serving/replicas/test_tracker.py": (
         "serving/replicas/load_news.py",
         "serving/replicas/replica.py",
-        "serving/replicas/remote_load.py",
-        "serving/replicas/cached_prefix.py",
         "serving/replicas/routed_prompt.py",
     ),
     "tests/serving/commands/test_serve.py": ("serving/engine/noop.py",),
@@ -138,14 +136,16 @@ COVERED_BY = {
     "tests/models/weights/test_fetch.py": ("models/errors.py", "models/weights/hub.py"),
     # Benchmarks: what needs engines is measured, not tested
     "tests/test_docs.py": ("benchmarks/__main__.py",),
-    "tests/benchmarks/layers/test_play.py": (
+    "tests/benchmarks/layers/test_measure.py": (
         "benchmarks/layers/command.py",
         "benchmarks/layers/plot.py",
         "benchmarks/layers/section.py",
+        "benchmarks/layers/system_prompts.py",
         "benchmarks/load/child_stack.py",
     ),
     "tests/benchmarks/run/test_lab.py": ("benchmarks/load/dummy_weights.py", "benchmarks/load/tiny_model.py"),
     "tests/benchmarks/run/test_command.py": (
+        "benchmarks/load/text_table.py",
         "benchmarks/run/plan.py",
         "benchmarks/run/plots.py",
         "benchmarks/run/section.py",

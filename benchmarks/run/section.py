@@ -8,9 +8,6 @@ has a `row` that names it within its section, and `rounds`. spread.py makes its 
 import importlib
 from typing import Any, Protocol, cast
 
-# The README's tables take them from here.
-from benchmarks.load.text_table import number as number  # noqa: PLC0414 - on purpose, see above
-from benchmarks.load.text_table import spread as spread  # noqa: PLC0414 - on purpose, see above
 from benchmarks.run.lab import Labs
 from benchmarks.run.plan import Plan
 
