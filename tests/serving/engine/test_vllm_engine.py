@@ -24,8 +24,6 @@ from serving.engine.vllm_engine import openai_body, openai_request, parse_flags
 
 pytestmark = pytest.mark.slow
 
-pytestmark = pytest.mark.slow
-
 
 def parameters(function: Any) -> list[str]:
     return list(inspect.signature(function).parameters)
